@@ -1,0 +1,362 @@
+"""What a dataset's YAML file may say: the models that validate it.
+
+The models' field descriptions are the reference: the JSON schema (`wds-pipeline schema`) and
+`docs/config.md` come from them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import xxhash
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")
+
+
+def _percent(value: object) -> object:
+    if isinstance(value, str) and value.strip().endswith("%"):
+        try:
+            return float(value.strip()[:-1]) / 100
+        except ValueError:
+            raise ValueError("expected a share such as 1% or 0.01") from None
+    return value
+
+
+def _regex(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
+Size = Annotated[
+    ByteSize,
+    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}], "examples": ["256MB"]}),
+]
+Share = Annotated[
+    float,
+    BeforeValidator(_percent),
+    Field(ge=0, le=1),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}], "examples": ["1%"]}),
+]
+Regex = Annotated[str, AfterValidator(_regex)]
+Policy = Literal["error", "quarantine", "keep"]
+
+
+def check_split_name(name: str) -> None:
+    """Raises ValueError for a split's name that cannot be part of a shard's name."""
+    if not _SPLIT_NAME.fullmatch(name):
+        raise ValueError(f"the split {name!r}: expected letters, digits and _, for it names files")
+
+
+def did_you_mean(found: str, known: Any) -> str:
+    """`; did you mean …?` for the nearest known name, or nothing."""
+    near = difflib.get_close_matches(found, [str(each) for each in known], n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class SourceConfig(_Model):
+    """Where the raw files are."""
+
+    url: str = Field(min_length=1)
+    """A folder or file:// URL. A relative one starts at the folder of this YAML file."""
+    include: list[str] = ["**"]
+    """Globs of the paths to take, relative to the source; `**` crosses folders."""
+    exclude: list[str] = []
+    """Globs of the paths to leave out; they win over `include`."""
+    follow_symlinks: Literal["inside", "always", "never"] = "inside"
+    """`inside`: symbolic links are followed unless they leave the source."""
+    fingerprint: Literal["stat", "content"] = "stat"
+    """How an edit is noticed: size and time of modification, or a hash of the whole content (reads
+    every file at each scan; for sources whose times mean nothing, such as a fresh git checkout)."""
+
+
+class DestinationConfig(_Model):
+    """Where versions are published."""
+
+    url: str = Field(min_length=1)
+    """A folder or file:// URL. A relative one starts at the folder of this YAML file."""
+
+    @field_validator("url")
+    @classmethod
+    def _readable_by_webdataset(cls, url: str) -> str:
+        for bad in ("{", "}", "::", "pipe:"):
+            if bad in url:
+                raise ValueError(
+                    f"webdataset would misread URLs with {bad!r}; choose another folder"
+                )
+        return url
+
+
+class KeyRule(_Model):
+    """Rewrites keys, so that files of several folders can form one sample."""
+
+    pattern: Regex
+    """A regular expression (Python's), searched in the key."""
+    replace: str = ""
+    """What each match becomes; `\\1` is the first group."""
+
+
+class SamplesConfig(_Model):
+    """How files form samples, and what happens to those that cannot be used."""
+
+    naming: Literal["strict", "webdataset", "last_dot", "escape"] = "strict"
+    """Where a file's name splits into key and field. `strict`: at the first dot, as WebDataset does;
+    a field with a dot of its own (`photo.v2.jpg`) must be listed in `fields`, or its sample goes to
+    the quarantine. `webdataset`: at the first dot, any field. `last_dot`: at the last dot, other dots
+    become `_`. `escape`: at the last dot, other dots become `%2E`."""
+    key: KeyRule | None = None
+    """Rewrites keys, so that `images/1.jpg` and `captions/1.txt` can be one sample."""
+    fields: dict[str, list[str]] | None = None
+    """Field → the extensions that it is made of (`jpg: [jpg, jpeg]`). Files with other extensions
+    are ignored and counted. Without it, every extension is a field."""
+    required: list[str] = []
+    """Fields without which a sample is incomplete."""
+    on_missing: Policy = "quarantine"
+    """What happens to a sample without a required field."""
+    on_invalid: Policy = "quarantine"
+    """What happens to a sample with content that does not decode: a broken image, an image of
+    another format than its extension says, an empty file, text that is not UTF-8, json that does
+    not parse."""
+    on_bad_name: Literal["error", "quarantine"] = "quarantine"
+    """What happens to a sample that tar, webdataset or a filesystem would misread."""
+    max_quarantined: Share = 0.01
+    """The build fails when a larger share of the samples is in the quarantine."""
+
+    @field_validator("fields")
+    @classmethod
+    def _lower_case(cls, fields: dict[str, list[str]] | None) -> dict[str, list[str]] | None:
+        if fields is None:
+            return None
+        owner: dict[str, str] = {}
+        clean: dict[str, list[str]] = {}
+        for name, extensions in fields.items():
+            for each in (name, *extensions):
+                if not each or each != each.strip(". ") or "/" in each or each.startswith("__"):
+                    raise ValueError(f"{each!r}: expected an extension such as jpg or seg.png")
+            if name != name.lower():
+                raise ValueError(f"{name!r}: webdataset reads fields in lower case; write it so")
+            clean[name] = list(dict.fromkeys(each.lower() for each in extensions))
+            for each in clean[name]:
+                if owner.setdefault(each, name) != name:
+                    raise ValueError(f"the extension {each!r} is in {owner[each]!r} and {name!r}")
+        return clean
+
+    @model_validator(mode="after")
+    def _required_fields_exist(self) -> SamplesConfig:
+        for name in self.required:
+            if self.fields is not None and name not in self.fields:
+                raise ValueError(
+                    f"required: {name!r} is not in fields ({', '.join(self.fields)})"
+                    f"{did_you_mean(name, self.fields)}"
+                )
+        return self
+
+
+_SPLIT_OPTIONS = ("by", "group_by", "salt", "file", "names", "default")
+
+
+class SplitConfig(_Model):
+    """Which split a sample belongs to; once published, a sample never changes its split.
+
+    By ratio (`{train: 0.95, val: 0.05}`), by the first folder (`{by: directory}`), or by a list
+    (`{by: list, file: splits.csv}`).
+    """
+
+    by: Literal["ratio", "directory", "list"] = "ratio"
+    """`ratio`: a hash of the key decides; `directory`: the key's first folder; `list`: a file."""
+    ratios: dict[str, float] = {"train": 1.0}
+    """Split → its share of the groups; written straight into `split:`."""
+    group_by: Regex | None = None
+    """A regular expression with one group: samples whose keys agree in it share their split. A key
+    that it does not match is a group of its own."""
+    salt: str = ""
+    """Another salt gives another random division."""
+    file: str | None = None
+    """With `by: list`: a CSV or TSV file with the columns key and split."""
+    names: dict[str, str] = {}
+    """With `by: directory`: folder → split, where their names differ (`{validation: val}`)."""
+    default: str | None = None
+    """The split of samples that the folder or the list does not decide; without it they go to the
+    quarantine."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ratios_at_top(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "ratios" in value:
+            return value
+        options = {k: v for k, v in value.items() if k in _SPLIT_OPTIONS}
+        ratios = {k: _percent(v) for k, v in value.items() if k not in _SPLIT_OPTIONS}
+        for key, share in ratios.items():
+            if not isinstance(share, int | float) or isinstance(share, bool):
+                raise ValueError(
+                    f"{key!r}: found {share!r}; expected a split's ratio such as 0.05, or one of "
+                    f"the options {', '.join(_SPLIT_OPTIONS)}{did_you_mean(str(key), _SPLIT_OPTIONS)}"
+                )
+        return {**options, "ratios": ratios} if ratios else options
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SplitConfig:
+        if self.by == "ratio" and abs(sum(self.ratios.values()) - 1) > 1e-6:
+            shares = ", ".join(f"{k}: {v:g}" for k, v in self.ratios.items())
+            raise ValueError(
+                f"the ratios ({shares}) sum to {sum(self.ratios.values()):g}, not to 1"
+            )
+        if any(share < 0 for share in self.ratios.values()):
+            raise ValueError("a ratio is negative")
+        if (self.by == "list") != (self.file is not None):
+            raise ValueError("`by: list` and `file: …` go together")
+        if self.group_by is not None and re.compile(self.group_by).groups != 1:
+            raise ValueError(f"group_by: {self.group_by!r} needs exactly one (…) group")
+        for name in (*self.ratios, *self.names.values(), self.default or "train"):
+            check_split_name(name)
+        return self
+
+
+class ShardsConfig(_Model):
+    """How large shards are, and how their bytes are named."""
+
+    max_bytes: Size = ByteSize(256_000_000)
+    """A shard is closed before it grows beyond this (256MB, 1GiB, …)."""
+    max_samples: int = Field(default=10_000, ge=1)
+    """A shard is closed at this many samples."""
+    compact_below: Share = 0.0
+    """Closed shards that deletions left emptier than this share of `max_bytes` (and of
+    `max_samples`) are dissolved into others at the next build; 0 never moves a sample."""
+    digest: Literal["xxh3-128", "sha256"] = "xxh3-128"
+    """The shards' digest: the fast one notices every accident, the cryptographic one also intent."""
+
+    @field_validator("max_bytes")
+    @classmethod
+    def _positive(cls, value: ByteSize) -> ByteSize:
+        if value < 1:
+            raise ValueError("expected at least 1 byte")
+        return value
+
+
+class VerifyConfig(_Model):
+    """How much of what was stored is read back, before it is published."""
+
+    level: Literal["stat", "digest", "samples", "decode"] = "decode"
+    """`stat`: every shard is there, in its size; `digest`: and in its bytes; `samples`: and its
+    members are those of the plan, read by another program than the writer; `decode`: and images,
+    json, text and arrays decode."""
+    sample: Share = 1.0
+    """The share of the samples to decode; the other levels are always whole."""
+    max_pixels: int = Field(default=100_000_000, ge=1)
+    """An image with more pixels is not decoded but reported as a decompression bomb."""
+    on_leak: Literal["warn", "error"] = "warn"
+    """Whether the same content in two splits fails the build."""
+
+
+class ComputeConfig(_Model):
+    """Who does the work."""
+
+    kind: Literal["processes", "threads"] = "processes"
+    """Worker processes, or threads of one process."""
+    workers: int | None = Field(default=None, ge=1)
+    """How many; by default as many as there are cores."""
+
+
+class RetentionConfig(_Model):
+    """Which versions `gc` keeps; the newest is always kept."""
+
+    versions: int = Field(default=10, ge=1)
+    """How many of the newest versions to keep."""
+    days: float = Field(default=30, ge=0)
+    """Versions younger than this are kept too."""
+
+
+class DatasetConfig(_Model):
+    """One dataset."""
+
+    name: str
+    """Lower-case letters, digits and `_`; the Dagster job is `<name>_build`."""
+    description: str = ""
+    """One sentence for those who find the dataset in the UI."""
+    source: SourceConfig
+    destination: DestinationConfig
+    samples: SamplesConfig = SamplesConfig()
+    split: SplitConfig = SplitConfig()
+    shards: ShardsConfig = ShardsConfig()
+    verify: VerifyConfig = VerifyConfig()
+    compute: ComputeConfig = ComputeConfig()
+    retention: RetentionConfig = RetentionConfig()
+    schedule: str | None = None
+    """A cron expression: when Dagster builds the dataset (in UTC)."""
+
+    _file: Path | None = PrivateAttr(default=None)
+    _written: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _asset_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"found {name!r}; expected lower-case letters, digits and _, e.g. captions"
+            )
+        return name
+
+    @property
+    def file(self) -> Path | None:
+        """The YAML file, if it came from one."""
+        return self._file
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """The configuration as its file says it, `${NAME}` unexpanded: safe to store and to show."""
+        return self._written or self.model_dump(mode="json", exclude_unset=True)
+
+    def resolve(self, url: str) -> str:
+        """A URL or path of the configuration, made absolute from the YAML file's folder."""
+        if "://" in url:
+            return url
+        base = self._file.parent if self._file else Path()
+        return os.path.normpath(Path.cwd() / base / Path(url).expanduser())
+
+    @property
+    def source_url(self) -> str:
+        return self.resolve(self.source.url)
+
+    @property
+    def destination_url(self) -> str:
+        return self.resolve(self.destination.url)
+
+    def digest(self) -> str:
+        """A digest of all that decides what a build publishes (not of who does the work, or when)."""
+        parts = self.model_dump(
+            mode="json", exclude={"description", "compute", "retention", "schedule", "destination"}
+        )
+        return xxhash.xxh3_128_hexdigest(json.dumps(parts, sort_keys=True).encode())
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a dataset's YAML file, for editors."""
+    schema = DatasetConfig.model_json_schema()
+    split = schema["$defs"]["SplitConfig"]
+    split["properties"].pop("ratios")
+    split["additionalProperties"] = Share.__metadata__[-1].json_schema  # type: ignore[attr-defined]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,190 @@
+"""Reading datasets' YAML files; each error names the file, the line, the key and what is allowed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from wds_pipeline.config import DatasetConfig, did_you_mean
+from wds_pipeline.errors import ConfigError
+
+ENVIRONMENT_VARIABLE = "WDS_PIPELINE_DATASETS"
+_REFERENCE = re.compile(r"\$\{([^}]*)\}")
+
+
+def datasets_folder() -> Path:
+    """The folder of YAML files: `WDS_PIPELINE_DATASETS`, or `datasets` in the working directory."""
+    return Path(os.environ.get(ENVIRONMENT_VARIABLE) or "datasets")
+
+
+def load_configs(folder: Path | None = None) -> dict[str, DatasetConfig]:
+    """All datasets of a folder of YAML files, by name, sorted.
+
+    Raises ConfigError that names every file at fault, also for two datasets with one name or one
+    destination.
+    """
+    folder = datasets_folder() if folder is None else folder
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{folder.absolute()}: no such folder; expected the datasets' YAML files there. Make one "
+            f"with `wds-pipeline init SOURCE DESTINATION`, or set {ENVIRONMENT_VARIABLE}"
+        )
+    configs: dict[str, DatasetConfig] = {}
+    problems = []
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".yaml", ".yml")):
+        try:
+            config = load_config(path)
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
+        other = configs.get(config.name)
+        if other is not None:
+            problems.append(
+                f"{path}: name: {config.name!r} is already the dataset of {other.file}; "
+                "names must differ, rename one"
+            )
+            continue
+        for each in configs.values():
+            if each.destination_url == config.destination_url:
+                problems.append(
+                    f"{path}: destination.url: {config.destination_url} is already the destination "
+                    f"of {each.name!r} ({each.file}); give each dataset a folder of its own"
+                )
+        configs[config.name] = config
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return dict(sorted(configs.items()))
+
+
+def load_config(path: Path) -> DatasetConfig:
+    """One dataset from its YAML file. Raises ConfigError that names the file, line and key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    if tree is None or not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys such as name, source and destination")
+    _refuse_repeated_keys(path, tree, ())
+    try:
+        config = DatasetConfig.model_validate(_expand(values, path, tree, ()))
+    except ValidationError as error:
+        raise ConfigError(
+            "\n".join(_explain(path, tree, values, each) for each in error.errors())
+        ) from None
+    config._file = path.absolute()
+    config._written = json.loads(json.dumps(values, default=str))
+    return config
+
+
+def _expand(value: Any, path: Path, tree: yaml.Node, at: tuple[Any, ...]) -> Any:
+    """Puts environment variables in the place of `${NAME}`."""
+    if isinstance(value, dict):
+        return {k: _expand(v, path, tree, (*at, k)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expand(v, path, tree, (*at, i)) for i, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in os.environ:
+            raise ConfigError(
+                f"{_where(path, tree, at)}: the environment variable {name!r} is not set; "
+                "set it, or write the value itself"
+            )
+        return os.environ[name]
+
+    return _REFERENCE.sub(replace, value)
+
+
+def _explain(path: Path, tree: yaml.Node, values: Any, error: Any) -> str:
+    at = tuple(error["loc"])
+    where = _where(path, tree, at)
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(at[:-1])
+        return (
+            f"{where}: unknown key{did_you_mean(str(at[-1]), known)} Known keys: {', '.join(known)}"
+        )
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "missing":
+        return f"{where}: this key is required"
+    if error["type"] != "value_error":
+        found = _at(values, at)  # as written: an environment variable's value is never shown
+        message = f"found {found!r}; {message[:1].lower()}{message[1:]}"
+    return f"{where}: {message}"
+
+
+def _at(values: Any, at: tuple[Any, ...]) -> Any:
+    """The written value at a location, or at its nearest parent that the file holds."""
+    for key in at:
+        try:
+            values = values[key]
+        except (KeyError, IndexError, TypeError):
+            break
+    return values
+
+
+def _known_keys(at: tuple[Any, ...]) -> list[str]:
+    model: type[BaseModel] = DatasetConfig
+    for key in at:
+        for candidate in _models_in(model.model_fields[key].annotation):
+            model = candidate
+    return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [each for part in getattr(annotation, "__args__", ()) for each in _models_in(part)]
+
+
+def _where(path: Path, tree: yaml.Node, at: tuple[Any, ...]) -> str:
+    line = _line(tree, at)
+    return f"{path}:{line}: {'.'.join(map(str, at))}" if at else str(path)
+
+
+def _line(node: yaml.Node, at: tuple[Any, ...]) -> int:
+    """The line of a key, or of its nearest parent that the file holds."""
+    line = node.start_mark.line + 1
+    for key in at:
+        if isinstance(node, yaml.MappingNode):
+            found = [pair for pair in node.value if pair[0].value == str(key)]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int):
+            found = [(node.value[key], node.value[key])] if key < len(node.value) else []
+        else:
+            found = []
+        if not found:
+            break
+        line = found[0][0].start_mark.line + 1
+        node = found[0][1]
+    return line
+
+
+def _refuse_repeated_keys(path: Path, node: yaml.Node, at: tuple[Any, ...]) -> None:
+    """YAML readers keep the last of two equal keys without a word."""
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                name = ".".join(map(str, (*at, key.value)))
+                raise ConfigError(
+                    f"{path}:{line}: {name}: written twice, first in line {seen[key.value]}"
+                )
+            seen[key.value] = line
+            _refuse_repeated_keys(path, value, (*at, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _refuse_repeated_keys(path, value, (*at, index))

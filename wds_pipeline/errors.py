@@ -1,0 +1,53 @@
+"""The errors that a user can cause or meet; each says what, where, found, expected, and what to do.
+
+The command line and the Dagster edge print `str(error)` alone: no traceback for a user's mistake.
+"""
+
+from __future__ import annotations
+
+
+class WdsPipelineError(Exception):
+    """Base of all errors that carry a message for the user."""
+
+
+class ConfigError(WdsPipelineError):
+    """A dataset's YAML file, or the set of them, is not usable."""
+
+
+class SourceError(WdsPipelineError):
+    """The source is gone, empty or unreadable."""
+
+
+class SourceChanged(SourceError):
+    """A source file is no longer what the scan saw.
+
+    `path` is the file, relative to the source; `reason` is one short clause.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class DestinationError(WdsPipelineError):
+    """The destination is not writable, full, or holds something else."""
+
+
+class DataError(WdsPipelineError):
+    """The data break a rule whose policy is `error`, or the quarantine's budget."""
+
+
+class VerificationError(WdsPipelineError):
+    """A stored shard or version is not what its seal, index or plan says."""
+
+
+class VersionError(WdsPipelineError):
+    """A version, sample or format that was asked for does not exist or cannot be read."""
+
+
+class WorkerError(WdsPipelineError):
+    """A worker died or could not be reached."""
