@@ -1,0 +1,334 @@
+"""The one door to bytes: read, write, list, put-if-absent, under a root folder.
+
+Paths are relative to the root, with `/`. Nothing here renames or assumes folders, so that an object
+store can stand behind the same verbs; `LocalStorage` is the one that exists today.
+
+Every write is whole or absent: a temporary name, fsync, then one rename or link.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+from urllib.parse import urlsplit
+
+import xxhash
+
+from wds_pipeline.errors import ConfigError, DestinationError, SourceChanged
+
+TEMPORARY = ".tmp-"  # names with this prefix are unfinished writes; `gc` removes old ones
+CONTENT = "xxh3-128:"  # a fingerprint that is a hash of the content starts so
+_CHUNK = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One stored file: `path` relative to the root, `size` in bytes, `modified` in seconds."""
+
+    path: str
+    size: int
+    modified: float
+
+
+class Writer(Protocol):
+    """A file under way; it exists under its name once the `create` block ends without an error."""
+
+    def write(self, data: bytes | memoryview, /) -> None: ...
+
+
+def open_storage(url: str) -> LocalStorage:
+    """The storage behind a URL: a folder's path or `file://` URL.
+
+    Raises ConfigError for a scheme that is not supported.
+    """
+    scheme = urlsplit(url).scheme if "://" in url else ""
+    if scheme not in ("", "file"):
+        raise ConfigError(
+            f"{url}: found the scheme {scheme!r}; expected a local folder or a file:// URL "
+            "(object stores are not supported by this release)"
+        )
+    return LocalStorage(Path(url[len("file://") :] if scheme else url))
+
+
+class LocalStorage:
+    """A folder of a local or mounted filesystem."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._prefix = os.path.join(os.fspath(root), "")
+
+    @property
+    def url(self) -> str:
+        """The root as users write it."""
+        return str(self.root)
+
+    def locate(self, path: str) -> str:
+        """Where other programs find `path`."""
+        return self._prefix + path
+
+    def read(self, path: str) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
+        return Path(self._prefix + path).read_bytes()
+
+    def open(self, path: str) -> BinaryIO:
+        """The file for reading, seekable. Raises FileNotFoundError."""
+        return open(self._prefix + path, "rb")
+
+    def read_into(self, path: str, view: memoryview, fingerprint: str) -> None:
+        """Fills `view` with the file, which must be the one that the scan saw.
+
+        Raises SourceChanged when it vanished, is unreadable, or has another size or fingerprint.
+        One fstat *after* the read is enough: a write before it shows in the time of modification.
+        """
+        fd = self._open_source(path)
+        try:
+            got, size = os.readv(fd, [view]) if len(view) else 0, len(view)
+            while 0 < got < size:
+                more = os.readv(fd, [view[got:]])
+                if not more:
+                    break
+                got += more
+            if got != size:
+                raise SourceChanged(path, f"{got:,} bytes could be read, {size:,} were scanned")
+            if fingerprint.startswith(CONTENT):
+                _check_content(path, xxhash.xxh3_128_hexdigest(view), fingerprint)
+            else:
+                _check_unchanged(path, os.fstat(fd), size, fingerprint)
+        except OSError as error:
+            raise SourceChanged(path, f"not readable: {error.strerror}") from error
+        finally:
+            os.close(fd)
+
+    def read_chunks(self, path: str, size: int, fingerprint: str) -> Iterator[memoryview]:
+        """Like `read_into`, for a file too large for memory; the last check follows the last byte."""
+        fd = self._open_source(path)
+        view = memoryview(bytearray(min(size, _CHUNK)))
+        content = xxhash.xxh3_128() if fingerprint.startswith(CONTENT) else None
+        try:
+            left = size
+            while left:
+                got = os.readv(fd, [view[: min(left, _CHUNK)]])
+                if not got:
+                    raise SourceChanged(
+                        path, f"{size - left:,} bytes could be read, {size:,} were scanned"
+                    )
+                if content is not None:
+                    content.update(view[:got])
+                yield view[:got]
+                left -= got
+            if content is not None:
+                _check_content(path, content.hexdigest(), fingerprint)
+            else:
+                _check_unchanged(path, os.fstat(fd), size, fingerprint)
+        except OSError as error:
+            raise SourceChanged(path, f"not readable: {error.strerror}") from error
+        finally:
+            os.close(fd)
+
+    def _open_source(self, path: str) -> int:
+        try:
+            return os.open(self._prefix + path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SourceChanged(path, f"cannot be opened: {error.strerror}") from error
+
+    def stat(self, path: str) -> FileInfo | None:
+        """The file's facts, or None when there is none."""
+        try:
+            found = os.stat(self._prefix + path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return FileInfo(path, found.st_size, found.st_mtime)
+
+    def list_files(self, folder: str = "") -> Iterator[FileInfo]:
+        """The files in a folder, not deeper, in no order; none when there is no such folder."""
+        with suppress(FileNotFoundError), os.scandir(self._prefix + folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # removed since it was listed
+                    if entry.is_file(follow_symlinks=False):
+                        found = entry.stat(follow_symlinks=False)
+                        path = f"{folder.rstrip('/')}/{entry.name}" if folder else entry.name
+                        yield FileInfo(path, found.st_size, found.st_mtime)
+
+    def list_names(self, folder: str) -> Iterator[str]:
+        """The names of the files in a folder: `list_files` without a stat for each."""
+        with suppress(FileNotFoundError), os.scandir(self._prefix + folder) as entries:
+            yield from (entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
+
+    def list_folders(self, folder: str = "") -> list[str]:
+        """The names of the folders in a folder, sorted."""
+        with suppress(FileNotFoundError), os.scandir(self._prefix + folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        return []
+
+    def is_empty(self) -> bool:
+        """Whether the root does not exist or holds nothing."""
+        with suppress(FileNotFoundError), os.scandir(self._prefix) as entries:
+            return not any(entries)
+        return True
+
+    def free_bytes(self) -> int | None:
+        """How many bytes still fit; None where nobody knows."""
+        folder = self.root
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+    @contextmanager
+    def create(self, path: str) -> Iterator[Writer]:
+        """Writes a file that appears, whole, under `path` when the block ends without an error.
+
+        Raises DestinationError when the folder is not writable or the disk is full.
+        """
+        temporary = self._temporary(path)
+        with self._explained(path):
+            os.makedirs(os.path.dirname(temporary), exist_ok=True)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                yield _LocalWriter(fd, path, self)
+                with self._explained(path):
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+            with self._explained(path):
+                os.replace(temporary, self._prefix + path)
+                _sync_folder(os.path.dirname(temporary))
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+    def put(self, path: str, data: bytes) -> None:
+        """Writes a whole file, in place of any other. Raises DestinationError."""
+        with self.create(path) as file:
+            file.write(data)
+
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        """Writes a whole file unless one exists; says whether it did. Raises DestinationError.
+
+        A hard link is the conditional create: it fails when the name exists, and the name never
+        shows a file that is not yet whole.
+        """
+        temporary = self._temporary(path)
+        with self._explained(path):
+            os.makedirs(os.path.dirname(temporary), exist_ok=True)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            with self._explained(path):
+                try:
+                    _LocalWriter(fd, path, self).write(data)
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+                try:
+                    os.link(temporary, self._prefix + path)
+                except FileExistsError:
+                    return False
+                _sync_folder(os.path.dirname(temporary))
+                return True
+        finally:
+            with suppress(OSError):
+                os.unlink(temporary)
+
+    def link(self, path: str, target: str) -> None:
+        """Gives the file `target` a second name, by a hard link, in place of any other file there.
+
+        Raises DestinationError, also where the filesystem has no hard links.
+        """
+        temporary = self._temporary(path)
+        with self._explained(path):
+            os.makedirs(os.path.dirname(temporary), exist_ok=True)
+            os.link(self._prefix + target, temporary)
+            try:
+                os.replace(temporary, self._prefix + path)
+            finally:
+                # rename(2) does nothing when both names are already the same file
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
+
+    def touch(self, path: str) -> bool:
+        """Sets the time of modification to now; says whether the file was there."""
+        try:
+            os.utime(self._prefix + path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def delete(self, path: str) -> None:
+        """Removes a file, if it is there, and folders that this leaves empty. Raises DestinationError."""
+        with self._explained(path), suppress(FileNotFoundError):
+            os.unlink(self._prefix + path)
+        folder = os.path.dirname(path)
+        with suppress(OSError):
+            while folder:
+                os.rmdir(self._prefix + folder)
+                folder = os.path.dirname(folder)
+
+    def _temporary(self, path: str) -> str:
+        folder, name = os.path.split(self._prefix + path)
+        return os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{name[-80:]}")
+
+    @contextmanager
+    def _explained(self, path: str) -> Iterator[None]:
+        """Turns what the system says of the destination into what the user can do about it."""
+        try:
+            yield
+        except OSError as error:
+            where = self._prefix + path
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                advice = "free some space (`wds-pipeline gc NAME` lists what no version needs)"
+                raise DestinationError(
+                    f"{where}: the disk is full ({error.strerror}); {advice}, then build again: "
+                    "the shards sealed so far are kept"
+                ) from error
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise DestinationError(
+                    f"{where}: not writable ({error.strerror}); expected a folder that this user "
+                    "may write; change its permissions or destination.url"
+                ) from error
+            if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+                raise DestinationError(
+                    f"{where}: a file stands where a folder is needed ({error.strerror}); "
+                    "remove it or change destination.url"
+                ) from error
+            raise DestinationError(f"{where}: cannot be written: {error.strerror}") from error
+
+
+class _LocalWriter:
+    def __init__(self, fd: int, path: str, storage: LocalStorage) -> None:
+        self._fd = fd
+        self._path = path
+        self._storage = storage
+
+    def write(self, data: bytes | memoryview, /) -> None:
+        view = memoryview(data)
+        with self._storage._explained(self._path):
+            while view:
+                view = view[os.write(self._fd, view) :]
+
+
+def _check_unchanged(path: str, found: os.stat_result, size: int, fingerprint: str) -> None:
+    if found.st_size != size:
+        raise SourceChanged(path, f"{found.st_size:,} bytes now, {size:,} were scanned")
+    if fingerprint != str(found.st_mtime_ns):
+        raise SourceChanged(path, "it was modified after the scan")
+
+
+def _check_content(path: str, digest: str, fingerprint: str) -> None:
+    if digest != fingerprint.removeprefix(CONTENT):
+        raise SourceChanged(path, "its content changed after the scan")
+
+
+def _sync_folder(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
