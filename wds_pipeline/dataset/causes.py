@@ -1,0 +1,97 @@
+"""Why a shard is built: how many of its samples are new, edited, read in another way, moved or gone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wds_pipeline.dataset import ledger, naming
+from wds_pipeline.dataset.parent import Parent
+from wds_pipeline.dataset.places import Places
+from wds_pipeline.dataset.samples import Samples
+
+_CAUSES = ("new", "edited", "config", "moved", "deleted")
+
+
+def why_stale(
+    found: Samples,
+    inventory: pa.Table,
+    order: np.ndarray,
+    starts: np.ndarray,
+    places: Places,
+    parent: Parent,
+) -> dict[str, np.ndarray]:
+    """How many samples of each shard are new, edited, …, against the parent version.
+
+    `order` are the planned samples, shard by shard; a shard begins at each of `starts`.
+    """
+    before = parent.ledger
+    old_digests = ledger.digests(before["digest"])
+    index = pc.index_in(found.keys, value_set=before["key"].combine_chunks())
+    old = pc.fill_null(index, -1).to_numpy()[order]
+    known = old >= 0
+    edited = np.zeros(len(order), bool)
+    edited[known] = old_digests[old[known]] != found.digests[order[known]]
+    config = np.zeros(len(order), bool)
+    if edited.any() and parent.inventory is not None:
+        config[edited] = ~_source_changed(found, order[edited], inventory, parent.inventory())
+    moved = places.moved[order] & known
+    counts = {
+        "new": np.add.reduceat((~known).astype(np.int64), starts),
+        "edited": np.add.reduceat((edited & ~config).astype(np.int64), starts),
+        "config": np.add.reduceat(config.astype(np.int64), starts),
+        "moved": np.add.reduceat(moved.astype(np.int64), starts),
+    }
+    counts["deleted"] = _left(found, order, starts, places, before)
+    return {cause: counts[cause] for cause in _CAUSES}
+
+
+def _left(
+    found: Samples, order: np.ndarray, starts: np.ndarray, places: Places, before: pa.Table
+) -> np.ndarray:
+    """How many samples that each shard held before are no longer in it."""
+    left = np.zeros(len(starts), np.int64)
+    if not before.num_rows:
+        return left
+    codes, names = ledger.names(before["split"])
+    slots = before["slot"].to_numpy()
+    at = pc.fill_null(pc.index_in(before["key"], value_set=found.keys), -1).to_numpy()
+    now = {name: code for code, name in enumerate(places.split_names)}
+    wanted = np.array([now.get(name, -1) for name in names], np.int32)[codes]
+    gone = (at < 0) | (found.problem[at] != "")
+    gone |= (places.split[at] != wanted) | (places.slot[at] != slots)
+    shard = {
+        (int(places.split[order[start]]), int(places.slot[order[start]])): index
+        for index, start in enumerate(starts.tolist())
+    }
+    for code, slot in zip(wanted[gone].tolist(), slots[gone].tolist(), strict=True):
+        index = shard.get((code, slot))
+        if index is not None:
+            left[index] += 1
+    return left
+
+
+def _source_changed(
+    found: Samples, edited: np.ndarray, inventory: pa.Table, before: pa.Table
+) -> np.ndarray:
+    """Which of these samples have other source files than the parent's inventory knows.
+
+    The others differ because the configuration reads the same files in another way.
+    """
+    rows = found.rows(edited)
+    files = found.files.take(pa.array(rows))
+    at = pc.index_in(files["path"], value_set=before["path"].combine_chunks())
+    there = pc.is_valid(at).to_numpy()
+    old = before.take(pc.fill_null(at, 0))
+    same = there & (old["size"].to_numpy() == files["size"].to_numpy())
+    same &= pc.equal(old["fingerprint"], files["fingerprint"]).to_numpy()
+    counts = found.first[edited + 1] - found.first[edited]
+    starts = np.cumsum(counts) - counts
+    changed = np.logical_or.reduceat(~same, starts)
+    # A file that the sample had and that is gone from the source is a change as well.
+    was = before.filter(pc.equal(before["status"].cast(pa.string()), naming.OK))
+    kept = pc.is_in(was["path"], value_set=inventory["path"].combine_chunks())
+    lost = was.filter(pc.invert(kept))["key"].combine_chunks()
+    keys = found.keys.take(pa.array(edited))
+    return changed | np.asarray(pc.is_in(keys, value_set=lost))

@@ -1,0 +1,197 @@
+"""Each sample's split, shard slot and place in the shard: kept where it had one, else found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wds_pipeline.config import DatasetConfig
+from wds_pipeline.dataset import layout, ledger, samples, split
+from wds_pipeline.dataset.parent import Parent
+from wds_pipeline.dataset.samples import Samples
+
+_LAST = np.iinfo(np.int64).max
+
+
+class Places:
+    """Each sample's split, slot and place in the shard: kept where it had one, else found."""
+
+    def __init__(
+        self,
+        found: Samples,
+        parent: Parent,
+        rejected: pa.Table | None,
+        draft: pa.Table | None,
+        config: DatasetConfig,
+        *,
+        relayout: bool,
+        resplit: bool,
+    ) -> None:
+        self.found, self.parent, self.config = found, parent, config
+        base = parent.ledger if draft is None else draft
+        self.base = base
+        count = len(found)
+        self.split = np.full(count, -1, np.int32)
+        self.slot = np.full(count, -1, np.int32)
+        self.position = np.full(count, _LAST, np.int64)
+        self.moved = np.zeros(count, bool)
+        # Later tables win, so the ledger comes last; quarantined samples return to their places.
+        tables = [each for each in (parent.quarantine, rejected) if each is not None]
+        self.split_names: list[str] = []
+        for table in tables:
+            table = table.filter(pc.is_valid(table["split"]))
+            at = table.schema.get_field_index("split")
+            self._keep(table.set_column(at, "split", table["split"].dictionary_encode()), None)
+        self._keep(base, np.arange(base.num_rows))
+        self.relayout = relayout
+        if relayout:
+            self.moved = self.slot >= 0
+            self.slot[:] = -1
+            self.position[:] = _LAST
+        if resplit:
+            self.split[:] = -1
+
+    def _keep(self, table: pa.Table, positions: np.ndarray | None) -> None:
+        if not table.num_rows:
+            return
+        index = pc.index_in(table["key"], value_set=self.found.keys)
+        here = np.flatnonzero(pc.is_valid(index).to_numpy())
+        at = pc.drop_null(index).to_numpy()
+        codes, values = ledger.names(table["split"])
+        self.split[at] = np.array([self._code(value) for value in values], np.int32)[codes[here]]
+        self.slot[at] = pc.fill_null(table["slot"], -1).to_numpy()[here]
+        self.position[at] = _LAST if positions is None else positions[here]
+
+    def _code(self, name: str) -> int:
+        if name not in self.split_names:
+            self.split_names.append(name)
+        return self.split_names.index(name)
+
+    def choose_splits(self, listed: Mapping[str, str]) -> list[str]:
+        """Gives every sample without a split one, or the problem `no_split`. Returns warnings."""
+        config, found = self.config, self.found
+        warnings = []
+        if config.split.by != "ratio":
+            placed = np.flatnonzero((self.split >= 0) & (found.problem == ""))
+            keys = found.keys.take(pa.array(placed)).to_pylist()
+            wanted = split.choose(keys, config.split, listed, {}, config.name)
+            moved = [
+                key
+                for key, name, code in zip(keys, wanted, self.split[placed], strict=True)
+                if name is not None and name != self.split_names[code]
+            ]
+            if moved:
+                warnings.append(
+                    f"{len(moved):,} samples would now be in another split (such as {moved[0]}); they "
+                    "stay where they were published. `wds-pipeline repack --resplit` moves them"
+                )
+        open_ = np.flatnonzero((self.split < 0) & (found.problem == ""))
+        keys = found.keys.take(pa.array(open_)).to_pylist()
+        chosen = split.choose(keys, config.split, listed, self._settled_groups(keys), config.name)
+        for sample, name in zip(open_.tolist(), chosen, strict=True):
+            if name is None:
+                found.problem[sample] = "no_split"
+                found.detail[sample] = samples.advice("no_split")
+            else:
+                self.split[sample] = self._code(name)
+        # Splits in alphabetical order, whatever the order in which they were met.
+        order = sorted(self.split_names)
+        recode = np.array([order.index(name) for name in self.split_names] or [0], np.int32)
+        self.split = np.where(self.split >= 0, recode[self.split], -1).astype(np.int32)
+        self.split_names = order
+        return warnings
+
+    def _settled_groups(self, new_keys: list[str]) -> dict[str, str]:
+        """The splits that published samples bind their groups to."""
+        config = self.config.split
+        if not new_keys or config.by != "ratio" or config.group_by is None:
+            return {}
+        pattern = re.compile(config.group_by)
+        placed = np.flatnonzero(self.split >= 0)
+        keys = self.found.keys.take(pa.array(placed)).to_pylist()
+        codes = self.split[placed].tolist()
+        return {
+            split.group_of(key, pattern): self.split_names[code]
+            for key, code in zip(reversed(keys), reversed(codes), strict=True)
+        }
+
+    def choose_slots(self, kept: np.ndarray) -> None:
+        """Places the samples that have no slot yet, split by split."""
+        limits = layout.Limits(int(self.config.shards.max_bytes), self.config.shards.max_samples)
+        for code in range(len(self.split_names)):
+            mine = kept[self.split[kept] == code]
+            self._dissolve(mine)
+            new = mine[self.slot[mine] < 0]
+            if not len(new):
+                continue
+            new = new[layout.shuffled(self.found.keys.take(pa.array(new)).to_pylist())]
+            old = mine[self.slot[mine] >= 0]
+            tail = layout.Tail()
+            if len(old):
+                last = int(self.slot[old].max())
+                inside = old[self.slot[old] == last]
+                tail = layout.Tail(last, int(self.found.bytes[inside].sum()), len(inside))
+            self.slot[new] = layout.fill(self.found.bytes[new], tail, limits)
+            self.position[new] = _LAST - len(new) + np.arange(len(new))
+        returned = kept[self.position[kept] == _LAST]
+        if len(returned):  # from the quarantine: behind the old ones, before the new ones
+            keys = self.found.keys.take(pa.array(returned)).to_pylist()
+            start = self.base.num_rows
+            self.position[returned[layout.shuffled(keys)]] = start + np.arange(len(returned))
+
+    def _dissolve(self, mine: np.ndarray) -> None:
+        """Frees the samples of closed shards that are emptier than the policy allows."""
+        share = self.config.shards.compact_below
+        placed = mine[self.slot[mine] >= 0]
+        if not share or not len(placed):
+            return
+        slots = self.slot[placed]
+        size = np.bincount(slots, self.found.bytes[placed])
+        count = np.bincount(slots)
+        sparse = (size < share * self.config.shards.max_bytes) & (
+            count < share * self.config.shards.max_samples
+        )
+        sparse[-1] = False  # the tail is open anyway
+        freed = placed[sparse[slots]]
+        self.moved[freed] = True
+        self.slot[freed] = -1
+        self.position[freed] = _LAST
+
+    def ledger(self, order: np.ndarray) -> pa.Table:
+        return pa.table(
+            [
+                self.found.keys.take(pa.array(order)),
+                pa.DictionaryArray.from_arrays(
+                    pa.array(self.split[order], pa.int32()), pa.array(self.split_names, pa.string())
+                ),
+                pa.array(self.slot[order], pa.int32()),
+                pa.array(self.found.bytes[order], pa.int64()),
+                ledger.digest_column(self.found.digests[order]),
+            ],
+            schema=ledger.LEDGER,
+        )
+
+    def quarantine(self) -> pa.Table:
+        """The samples with a problem, sorted by key."""
+        found = self.found
+        rows = []
+        for sample in np.flatnonzero(found.problem != "").tolist():
+            code, slot = int(self.split[sample]), int(self.slot[sample])
+            rows.append(
+                {
+                    "key": found.keys[sample].as_py(),
+                    "reason": found.problem[sample],
+                    "detail": found.detail[sample],
+                    "files": found.paths(sample),
+                    "bytes": int(found.bytes[sample]),
+                    "digest": found.digests[sample].tobytes(),
+                    "split": self.split_names[code] if code >= 0 else None,
+                    "slot": slot if slot >= 0 else None,
+                }
+            )
+        rows.sort(key=lambda row: row["key"])
+        return pa.Table.from_pylist(rows, schema=ledger.QUARANTINE)

@@ -1,0 +1,121 @@
+"""What lies beside a shard's tar: its seal, its member index, its report; their names and formats.
+
+shards/train-000042-<recipe digest>.tar              the samples
+shards/train-000042-<recipe digest>.members.parquet  the member index
+shards/train-000042-<recipe digest>.seal.json        written last: the shard is whole
+shards/train-000042-<recipe digest>.report.parquet   what verification found, see `verify`
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wds_pipeline.errors import VerificationError
+from wds_pipeline.storage import LocalStorage
+
+FOLDER = "shards/"
+TAR = ".tar"
+MEMBERS = ".members.parquet"
+SEAL = ".seal.json"
+REPORT = ".report.parquet"
+FORMAT_VERSION = 1
+
+# One row a member, in the tar's order: `offset` is where the data start in the tar, both in bytes.
+MEMBER_INDEX = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("field", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Seal:
+    """The facts of a stored shard. `bytes` is the tar's size, `digest` its digest (`algorithm:hex`)."""
+
+    name: str
+    split: str
+    slot: int
+    recipe: str
+    samples: int
+    members: int
+    bytes: int
+    digest: str
+    format_version: int = FORMAT_VERSION
+
+
+def dump_seal(seal: Seal) -> bytes:
+    """The seal as its file holds it."""
+    return (json.dumps(asdict(seal), indent=2) + "\n").encode()
+
+
+def shard_name(split: str, slot: int, recipe: str) -> str:
+    """`train-000042-<recipe digest>`: a shard's file name without an ending."""
+    return f"{split}-{slot:06d}-{recipe}"
+
+
+def partition_of(name: str) -> str:
+    """The shard slot's name, the same in every version: `train-000042`."""
+    return name.rpartition("-")[0]
+
+
+def path(name: str, ending: str) -> str:
+    """Where a shard's file lies, relative to the destination."""
+    return f"{FOLDER}{name}{ending}"
+
+
+def read_seal(storage: LocalStorage, name: str) -> Seal | None:
+    """The seal of a shard, or None if it is not sealed.
+
+    Raises VerificationError for a seal that is not readable.
+    """
+    where = path(name, SEAL)
+    try:
+        values = json.loads(storage.read(where))
+        if values["format_version"] > FORMAT_VERSION:
+            raise VerificationError(
+                f"{storage.locate(where)}: format version {values['format_version']}; this release "
+                f"reads up to {FORMAT_VERSION}. Update wds_pipeline"
+            )
+        return Seal(**values)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        raise VerificationError(
+            f"{storage.locate(where)}: not a seal ({error}); remove it to have the shard packed again"
+        ) from error
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as the bytes of a Parquet file, the same for the same table and pyarrow."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read_parquet(storage: LocalStorage, where: str) -> pa.Table:
+    """A whole Parquet file. Raises FileNotFoundError, or VerificationError if it is not readable."""
+    return parse_parquet(storage.read(where), storage.locate(where))
+
+
+def parse_parquet(data: bytes, where: str) -> pa.Table:
+    """A Parquet file's bytes as a table. Raises VerificationError, naming `where` it was."""
+    try:
+        return pq.read_table(pa.BufferReader(data))
+    except pa.ArrowInvalid as error:
+        raise VerificationError(f"{where}: not a Parquet file: {error}; restore it") from error
+
+
+def read_member_index(storage: LocalStorage, name: str) -> pa.Table:
+    """A shard's member index, with the columns of `MEMBER_INDEX`.
+
+    Raises FileNotFoundError or VerificationError.
+    """
+    return read_parquet(storage, path(name, MEMBERS))
