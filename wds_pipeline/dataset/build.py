@@ -1,0 +1,447 @@
+"""The main job: scan, plan, pack, verify, publish. Killed at any point, the next build continues.
+
+`build` does it in one call. Its steps are methods of `Build`, so that Dagster can run them as ops;
+each looks at what is stored, and none relies on the one before having run in the same process.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import pyarrow as pa
+import xxhash
+
+from wds_pipeline.compute import open_pool
+from wds_pipeline.config import DatasetConfig
+from wds_pipeline.dataset import publish, report_html, seal, settle, version
+from wds_pipeline.dataset.naming import assign
+from wds_pipeline.dataset.pack import Packed
+from wds_pipeline.dataset.parent import Parent
+from wds_pipeline.dataset.plan import RECIPE_FORMAT, Plan, ShardPlan, check_policies, make_plan
+from wds_pipeline.dataset.report import Report, make_report
+from wds_pipeline.dataset.scan import Listing, scan
+from wds_pipeline.dataset.settle import Progress, Rejections
+from wds_pipeline.dataset.split import read_list
+from wds_pipeline.dataset.version import Manifest, ShardEntry, SplitTotals
+from wds_pipeline.errors import (
+    ConfigError,
+    DestinationError,
+    VerificationError,
+)
+from wds_pipeline.storage import open_storage
+
+_SCANS = 3  # a source that changes while it is packed is scanned anew, so many times at most
+_COMMITS = 10
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan with the listing that it is of, and what was found unusable on the way to it."""
+
+    listing: Listing
+    plan: Plan
+    rejected: Rejections = field(default_factory=Rejections.none)
+    packed: frozenset[str] = frozenset()
+    damaged: frozenset[str] = frozenset()
+    superseded: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build did. `packed` counts the shards that it wrote."""
+
+    status: Literal["published", "unchanged", "repaired"]
+    manifest: Manifest
+    packed: int = 0
+    causes: dict[str, str] = field(default_factory=dict)
+    gone: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+class Build:
+    """The steps of a build of one dataset."""
+
+    def __init__(self, config: DatasetConfig, progress: Progress | None = None) -> None:
+        self.config = config
+        self.progress = progress
+        self.source = open_storage(config.source_url)
+        self.destination = open_storage(config.destination_url)
+        _refuse_nesting(config)
+
+    def open_destination(self) -> None:
+        """Makes the destination this dataset's, and tidies up after a build that was killed.
+
+        Raises DestinationError when it holds something else or cannot be written.
+        """
+        if not version.check_marker(self.destination, self.config.name):
+            version.write_marker(self.destination, self.config.name)
+        newest = version.latest(self.destination)
+        if newest is not None:
+            publish.finish(self.destination, newest)
+
+    def scan(self) -> Listing:
+        """Lists the source. Raises SourceError."""
+        count = self.progress and (lambda seen: self.progress("scan", seen, 0))  # type: ignore[misc]
+        return scan(self.source, self.config.source, self.config.name, count)
+
+    def inputs(self, listing: Listing) -> str:
+        """A digest of all that decides a version."""
+        _, listed = read_list(self.config)
+        parts = (RECIPE_FORMAT, listing.digest, self.config.digest(), listed)
+        return xxhash.xxh3_128_hexdigest("\0".join(parts).encode())
+
+    def newest_if_current(self, listing: Listing) -> Manifest | None:
+        """The newest version, if it was made of these very inputs and all its shards are there."""
+        newest = self.newest()
+        if newest is None or newest.inputs != self.inputs(listing):
+            return None
+        there = set(self.destination.list_names(seal.FOLDER))
+        for shard in newest.shards:
+            if any(shard.name + end not in there for end in (seal.MEMBERS, seal.SEAL)):
+                return None
+            tar = self.destination.stat(shard.path)
+            if tar is None or tar.size != shard.bytes:
+                return None
+        return newest
+
+    def newest(self) -> Manifest | None:
+        """The newest version, or None. Raises DestinationError, VersionError."""
+        if not version.check_marker(self.destination, self.config.name):
+            return None
+        return version.latest(self.destination)
+
+    def parent(self) -> Parent:
+        """What a plan needs to know of the newest version."""
+        newest = self.newest()
+        if newest is None:
+            return Parent()
+
+        def table(name: str) -> pa.Table:
+            return version.read_table(self.destination, newest, name)
+
+        return Parent(
+            version=newest.version,
+            ledger=table(version.LEDGER),
+            quarantine=table(version.QUARANTINE),
+            recipes={(shard.split, shard.slot): shard.recipe for shard in newest.shards},
+            inventory=lambda: table(version.INVENTORY),
+        )
+
+    def plan(self, listing: Listing, *, repack: bool = False, resplit: bool = False) -> Draft:
+        """Plans a listing on the newest version. Writes nothing.
+
+        Raises DataError, DestinationError, VersionError.
+        """
+        return self._draft(Draft(listing, None), repack=repack, resplit=resplit)  # type: ignore[arg-type]
+
+    def _draft(
+        self,
+        before: Draft,
+        *,
+        listing: Listing | None = None,
+        rejected: Rejections | None = None,
+        places: pa.Table | None = None,
+        repack: bool = False,
+        resplit: bool = False,
+    ) -> Draft:
+        listing = before.listing if listing is None else listing
+        rejected = before.rejected if rejected is None else rejected
+        same = before.plan is not None and listing is before.listing
+        inventory = before.plan.inventory if same else assign(listing.files, self.config.samples)
+        listed, _ = read_list(self.config)
+        plan = make_plan(
+            inventory,
+            self.config,
+            self.parent(),
+            listed=listed,
+            rejected=rejected.table,
+            draft=places,
+            repack=repack,
+            resplit=resplit,
+        )
+        return replace(before, listing=listing, plan=plan, rejected=rejected)
+
+    def unsealed(self, plan: Plan) -> list[ShardPlan]:
+        """The plan's shards that are not stored whole."""
+        newest = self.newest()
+        sizes = {shard.name: shard.bytes for shard in newest.shards} if newest else {}
+        return settle.unsealed(self.destination, plan.shards, sizes)
+
+    def pack(self, plan: Plan, shards: Sequence[ShardPlan], pool: Executor) -> list[Packed]:
+        """Packs these shards of the plan. Raises DestinationError, WorkerError."""
+        return settle.pack_shards(self.config, plan, shards, pool, self.progress)
+
+    def unverified(self, plan: Plan) -> list[ShardPlan]:
+        """The plan's shards that have no report to rely on."""
+        reports = settle.load_reports(self.destination, plan.shards)
+        wanted = settle.rules(self.config)
+        missing = []
+        for shard in plan.shards:
+            report, sealed = reports[shard.name], seal.read_seal(self.destination, shard.name)
+            if report is None or sealed is None or not report.covers(sealed, wanted):
+                missing.append(shard)
+        return missing
+
+    def verify(
+        self,
+        plan: Plan,
+        shards: Sequence[ShardPlan],
+        pool: Executor,
+        superseded: Iterable[str] = (),
+    ) -> None:
+        """Verifies these shards of the plan; each gets its report. Raises DestinationError.
+
+        Content that was decoded for the newest version's shard of the same slot, or for one of the
+        `superseded` drafts, is not decoded again.
+        """
+        newest = self.newest()
+        known: dict[str, list[str]] = {}
+        published = [shard.name for shard in newest.shards] if newest else []
+        for name in (*published, *superseded):
+            known.setdefault(seal.partition_of(name), []).append(name)
+        settle.verify_shards(self.config, plan, shards, pool, known, self.progress)
+
+    def settle(self, draft: Draft, pool: Executor) -> Draft:
+        """Packs and verifies until every shard of the plan, as it then is, is sealed and sound.
+
+        Raises DataError when too many samples turn out to be unusable, VerificationError when a
+        shard is damaged again after it was packed anew.
+        """
+        check_policies(draft.plan, self.config)
+        scans = 1
+        while True:
+            missing = self.unsealed(draft.plan)
+            found = self._known_unusable(draft.plan, missing)
+            if found:
+                draft = self._without(draft, found)
+                continue
+            packed = self.pack(draft.plan, missing, pool) if missing else []
+            done = frozenset(each.name for each in packed if each.seal is not None)
+            draft = replace(draft, packed=draft.packed | done)
+            changed = [each for each in packed if each.seal is None]
+            if changed and scans < _SCANS:
+                scans += 1
+                draft = self._draft(draft, listing=self.scan(), places=draft.plan.ledger)
+            elif changed:
+                draft = self._without(draft, settle.reject_unstable(draft.plan, changed))
+            else:
+                after = self._verified(draft, pool)
+                if after is draft:
+                    return draft
+                draft = after
+            check_policies(draft.plan, self.config)
+
+    def _known_unusable(self, plan: Plan, missing: Sequence[ShardPlan]) -> Rejections:
+        """What a build that was killed had found in shards that it then removed."""
+        there = set(self.destination.list_names(seal.FOLDER)) if missing else set()
+        shards = [shard for shard in missing if shard.name + seal.REPORT in there]
+        reports = settle.load_reports(self.destination, shards).values()
+        sound = [report for report in reports if report is not None and report.passed]
+        return settle.reject_content(plan, self.config, sound)
+
+    def _verified(self, draft: Draft, pool: Executor) -> Draft:
+        """The same draft if all its shards are sound, else the next one to settle."""
+        shards = self.unverified(draft.plan)
+        if shards:
+            self.verify(draft.plan, shards, pool, draft.superseded)
+        reports = self._reports(draft.plan)
+        damaged = [report for report in reports if not report.passed]
+        for report in damaged:
+            if report.name in draft.damaged:
+                finding = report.errors[0]
+                raise VerificationError(
+                    f"{self.config.name}: {self.destination.locate(seal.path(report.name, seal.TAR))}: "
+                    f"{finding.code}: {finding.message}; it was packed anew and is damaged again. "
+                    "Check the disk and the memory. Nothing was published"
+                )
+            self.destination.delete(seal.path(report.name, seal.SEAL))
+        if damaged:
+            names = frozenset(report.name for report in damaged)
+            return replace(draft, damaged=draft.damaged | names)
+        found = settle.reject_content(draft.plan, self.config, reports)
+        return self._without(draft, found) if len(found) else draft
+
+    def _without(self, draft: Draft, found: Rejections) -> Draft:
+        """The draft without these samples; shards that this build packed with them are removed."""
+        after = self._draft(draft, rejected=draft.rejected.add(found), places=draft.plan.ledger)
+        kept = {shard.name for shard in after.plan.shards}
+        for name in draft.packed - kept:
+            # Its report stays, until the commit: what it says need not be found out again.
+            for end in (seal.SEAL, seal.TAR, seal.MEMBERS):
+                self.destination.delete(seal.path(name, end))
+        superseded = {shard.name for shard in draft.plan.shards} - kept
+        return replace(after, packed=draft.packed & kept, superseded=draft.superseded | superseded)
+
+    def _reports(self, plan: Plan) -> list[Any]:
+        reports = settle.load_reports(self.destination, plan.shards)
+        missing = [name for name, report in reports.items() if report is None]
+        if missing:
+            raise VerificationError(
+                f"{self.config.name}: {missing[0]}: its report cannot be read, though it was just "
+                "written; build again"
+            )
+        return list(reports.values())
+
+    def report(self, draft: Draft) -> Report:
+        """The report of a settled draft."""
+        plan, skipped = draft.plan, draft.listing.skipped
+        counts = plan.file_counts()
+        files = {"seen": plan.inventory.num_rows + sum(skipped.values()), **counts}
+        files |= {f"skipped: {reason}": count for reason, count in skipped.items()}
+        return make_report(
+            dataset=self.config.name,
+            level=self.config.verify.level,
+            reports=self._reports(plan),
+            quarantine=plan.quarantine,
+            files=files,
+            required=self.config.samples.required,
+            shards=[(s.name, s.split, s.slot, s.samples, s.bytes, s.cause) for s in plan.shards],
+            on_leak=self.config.verify.on_leak,
+        )
+
+    def publish(self, draft: Draft, report: Report) -> Manifest | None:
+        """Commits a settled draft as the next version; None when another build was first.
+
+        Raises VerificationError when the report has errors, DestinationError.
+        """
+        if not report.passed:
+            errors = [each for each in report.findings if each.severity == "error"]
+            shown = "\n  ".join(f"{each.code}: {each.message}" for each in errors[:10])
+            raise VerificationError(
+                f"{self.config.name}: verification failed with {len(errors):,} errors:\n  {shown}\n"
+                "Nothing was published"
+            )
+        manifest = self._manifest(draft, report)
+        files = {
+            version.LEDGER: seal.parquet_bytes(draft.plan.ledger),
+            version.INVENTORY: seal.parquet_bytes(draft.plan.inventory),
+            version.QUARANTINE: seal.parquet_bytes(draft.plan.quarantine),
+            version.REPORT_JSON: report.to_json(),
+            version.REPORT_HTML: report_html.render(report).encode(),
+        }
+        return manifest if publish.commit(self.destination, manifest, files) else None
+
+    def _manifest(self, draft: Draft, report: Report) -> Manifest:
+        plan, newest = draft.plan, self.newest()
+        since = {shard.name: shard for shard in newest.shards} if newest else {}
+        number = plan.parent + 1
+        stamp: dict[str, Any] = {**publish.stamp()}
+        shards: list[ShardEntry] = []
+        splits: dict[str, SplitTotals] = {}
+        for shard in plan.shards:
+            entry = since.get(shard.name)
+            if entry is None:
+                sealed = seal.read_seal(self.destination, shard.name)
+                if sealed is None:
+                    raise VerificationError(
+                        f"{self.config.name}: {shard.name}: its seal is gone; build again"
+                    )
+                entry = ShardEntry(
+                    name=shard.name,
+                    split=shard.split,
+                    slot=shard.slot,
+                    samples=sealed.samples,
+                    bytes=sealed.bytes,
+                    digest=sealed.digest,
+                    recipe=sealed.recipe,
+                    since=number,
+                    cause=shard.cause,
+                )
+            shards.append(entry)
+            total = splits.setdefault(shard.split, SplitTotals())
+            total.shards += 1
+            total.samples += entry.samples
+            total.bytes += entry.bytes
+        return Manifest(
+            **stamp,
+            dataset=self.config.name,
+            version=number,
+            parent=plan.parent,
+            source=self.config.written.get("source", {}).get("url", self.config.source.url),
+            inputs=self.inputs(draft.listing),
+            config=self.config.written,
+            splits=splits,
+            files=plan.file_counts(),
+            quarantined=dict(Counter(plan.quarantine["reason"].to_pylist())),
+            verification=report.summary(),
+            shards=shards,
+        )
+
+    def finish(self, draft: Draft, pool: Executor) -> BuildResult:
+        """Settles and publishes a draft; on a conflict plans again on the version that was first."""
+        for _ in range(_COMMITS):
+            draft = self.settle(draft, pool)
+            plan = draft.plan
+            if not plan.changed:
+                newest = self.newest()
+                if newest is None or newest.version != plan.parent:
+                    draft = self._draft(draft)
+                    continue
+                self._check_repaired(draft, newest)
+                status: Any = "repaired" if draft.packed else "unchanged"
+                return BuildResult(status, newest, len(draft.packed), warnings=plan.warnings)
+            manifest = self.publish(draft, self.report(draft))
+            if manifest is not None:
+                published = {shard.name for shard in manifest.shards}
+                for name in draft.superseded - published:
+                    if not self.destination.stat(seal.path(name, seal.SEAL)):
+                        self.destination.delete(seal.path(name, seal.REPORT))
+                causes = {shard.partition: shard.cause for shard in plan.stale}
+                return BuildResult(
+                    "published", manifest, len(draft.packed), causes, plan.gone, plan.warnings
+                )
+            draft = self._draft(draft)
+        raise DestinationError(
+            f"{self.config.name}: other builds committed {_COMMITS} versions meanwhile; the sealed "
+            "shards are kept, build again"
+        )
+
+    def _check_repaired(self, draft: Draft, newest: Manifest) -> None:
+        """A shard that was packed anew under its old name must have its old bytes."""
+        for shard in newest.shards:
+            if shard.name in draft.packed:
+                sealed = seal.read_seal(self.destination, shard.name)
+                if sealed is None or sealed.digest != shard.digest:
+                    raise VerificationError(
+                        f"{self.config.name}: {shard.name}: packed anew, it has the digest "
+                        f"{sealed.digest if sealed else None}; version {shard.since} was published "
+                        f"with {shard.digest}. A source file has other bytes but its old size and "
+                        "time; touch it, or set source.fingerprint: content"
+                    )
+
+
+def build(
+    config: DatasetConfig,
+    progress: Progress | None = None,
+    *,
+    repack: bool = False,
+    resplit: bool = False,
+) -> BuildResult:
+    """Builds a dataset: what changed in the source since the newest version, and publishes it.
+
+    Raises a WdsPipelineError, whose message is for the user; nothing is published then.
+    """
+    work = Build(config, progress)
+    work.open_destination()
+    listing = work.scan()
+    if not repack and not resplit:
+        newest = work.newest_if_current(listing)
+        if newest is not None:
+            return BuildResult("unchanged", newest)
+    draft = work.plan(listing, repack=repack, resplit=resplit)
+    with open_pool(config.compute) as pool:
+        return work.finish(draft, pool)
+
+
+def _refuse_nesting(config: DatasetConfig) -> None:
+    """A destination inside the source would be packed into itself."""
+    source, destination = config.source_url.rstrip("/"), config.destination_url.rstrip("/")
+    if f"{destination}/".startswith(f"{source}/") or f"{source}/".startswith(f"{destination}/"):
+        raise ConfigError(
+            f"{config.name}: destination.url: {destination} and source.url: {source} lie in each "
+            "other; give the destination a folder outside of the source"
+        )

@@ -1,0 +1,119 @@
+"""The commit: one conditional create of the next version's manifest. Readers see old or new.
+
+Three outcomes. Committed. Conflict: another build committed this number first; plan again on it, the
+sealed shards are kept. Unknown (the reply was lost): the manifest is read back and its write id
+compared; nothing is ever cleaned up on an unknown outcome.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime, timezone
+
+from wds_pipeline import __version__
+from wds_pipeline.dataset import seal, version
+from wds_pipeline.dataset.version import Manifest
+from wds_pipeline.dataset.view import has_view, make_view
+from wds_pipeline.errors import DestinationError, VersionError
+from wds_pipeline.storage import LocalStorage
+
+_TRIES = 10
+
+
+def stamp() -> dict[str, str]:
+    """The parts of a manifest that differ from commit to commit."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {"write_id": uuid.uuid4().hex, "created": now, "writer": f"wds_pipeline {__version__}"}
+
+
+def commit(storage: LocalStorage, manifest: Manifest, files: Mapping[str, bytes]) -> bool:
+    """Publishes a version with the files beside its manifest; False on a conflict.
+
+    Raises DestinationError when the destination cannot be written, and then says whether the
+    outcome is known.
+    """
+    staged = version.build_folder(manifest.version, manifest.write_id)
+    for name, data in files.items():
+        storage.put(staged + name, data)
+    path = version.folder(manifest.version) + "manifest.json"
+    try:
+        storage.put_if_absent(path, manifest.dump())
+    except DestinationError as error:
+        # What failed may be the reply alone.
+        if _committed_by(storage, manifest.version) != manifest.write_id:
+            raise DestinationError(
+                f"{manifest.dataset}: version {manifest.version}: {error} (nothing was removed; "
+                "build again: it finds what is there)"
+            ) from error
+    if _committed_by(storage, manifest.version) != manifest.write_id:
+        for name in files:
+            storage.delete(staged + name)  # known: this number is another build's
+        return False
+    finish(storage, manifest)
+    return True
+
+
+def _committed_by(storage: LocalStorage, number: int) -> str | None:
+    manifest = version.try_read(storage, number)
+    return manifest.write_id if manifest else None
+
+
+def finish(storage: LocalStorage, manifest: Manifest) -> None:
+    """Tidies up after a commit: plain names for the files, brace-able names for the shards.
+
+    Idempotent: the next build does it when the one that committed was killed before.
+    """
+    folder = version.folder(manifest.version)
+    staged = version.build_folder(manifest.version, manifest.write_id)
+    for name in list(storage.list_names(staged)):
+        with suppress(DestinationError):  # another process may be tidying up too
+            storage.link(folder + name, staged + name)
+            storage.delete(staged + name)
+    if not has_view(storage, manifest):
+        with suppress(DestinationError):  # a filesystem without hard links; `view` says so
+            make_view(storage, manifest)
+
+
+def restore(storage: LocalStorage, number: int, dataset: str) -> Manifest:
+    """Makes an old version the newest, as a new commit; returns that.
+
+    Raises VersionError when the version is gone, or any of its shards.
+    """
+    for _ in range(_TRIES):
+        old = version.read(storage, number, dataset)
+        newest = version.read(storage, None, dataset)
+        gone = [
+            shard.name
+            for shard in old.shards
+            if not storage.touch(seal.path(shard.name, seal.SEAL))
+        ]
+        gone += [shard.name for shard in old.shards if not storage.stat(shard.path)]
+        if gone:
+            raise VersionError(
+                f"{dataset}: version {number} cannot be restored: {len(gone)} of its shards are gone, "
+                f"such as {gone[0]}"
+            )
+        manifest = old.model_copy(
+            update={
+                **stamp(),
+                "version": newest.version + 1,
+                "parent": newest.version,
+                "restored_from": number,
+            }
+        )
+        names = (
+            version.LEDGER,
+            version.INVENTORY,
+            version.QUARANTINE,
+            version.REPORT_JSON,
+            version.REPORT_HTML,
+        )
+        files = {name: version.read_file(storage, old, name) for name in names}
+        if commit(storage, manifest, files):
+            return manifest
+    raise DestinationError(
+        f"{dataset}: version {number} was not restored: other builds committed {_TRIES} times meanwhile; "
+        "try again"
+    )

@@ -1,0 +1,130 @@
+"""Which versions and shards are kept, and removing the others.
+
+What a build under way has sealed belongs to no version yet, so nothing younger than the grace period
+is touched; a build that takes up an old sealed shard makes it young again.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from wds_pipeline.config import RetentionConfig
+from wds_pipeline.dataset import seal, version
+from wds_pipeline.storage import TEMPORARY, FileInfo, LocalStorage
+
+GRACE_SECONDS = 24 * 3600.0
+_SHARD = re.compile(r"(.+-\d{6,}-[0-9a-f]{32})\.(.+)")
+_DAY = 24 * 3600.0
+
+
+@dataclass
+class Garbage:
+    """What no kept version needs: versions by number, files by path, and their bytes."""
+
+    versions: list[int] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list)
+    files: list[FileInfo] = field(default_factory=list)
+    young: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """What removal frees."""
+        return sum(file.size for file in self.files)
+
+
+def find_garbage(
+    storage: LocalStorage, config: RetentionConfig, grace: float = GRACE_SECONDS
+) -> Garbage:
+    """What `collect` would remove; `grace` in seconds.
+
+    Raises VersionError when a manifest cannot be read: what it needs is then unknown.
+    """
+    numbers = version.list_versions(storage)
+    manifests = {number: version.read(storage, number, "") for number in numbers}
+    now = time.time()
+    kept = set(numbers[-config.versions :])
+    for number, manifest in manifests.items():
+        if now - datetime.fromisoformat(manifest.created).timestamp() < config.days * _DAY:
+            kept.add(number)
+    garbage = Garbage(versions=[number for number in numbers if number not in kept])
+    needed = {shard.name for number in kept for shard in manifests[number].shards}
+    unneeded: dict[str, list[FileInfo]] = {}
+    for file in storage.list_files(seal.FOLDER):
+        match = _SHARD.fullmatch(file.path.removeprefix(seal.FOLDER))
+        if match is None:
+            _add_if_temporary(garbage, file, now, grace)
+        elif match.group(1) not in needed:
+            unneeded.setdefault(match.group(1), []).append(file)
+    for name, files in sorted(unneeded.items()):
+        if now - max(file.modified for file in files) < grace:
+            garbage.young += 1
+            continue
+        garbage.shards.append(name)
+        # The seal first: a shard half removed is a shard not sealed.
+        garbage.files += sorted(files, key=lambda file: not file.path.endswith(seal.SEAL))
+    for file in _beside_versions(storage, manifests.keys() - set(garbage.versions)):
+        _add_if_temporary(garbage, file, now, grace, always="/build-" in file.path)
+    return garbage
+
+
+def collect(storage: LocalStorage, garbage: Garbage, grace: float = GRACE_SECONDS) -> int:
+    """Removes the garbage; returns how many bytes were freed.
+
+    Versions go first, manifest before all else, so that nobody opens one that is being taken apart.
+    Shards that a version took up since they were found stay.
+    """
+    freed = 0
+    for number in garbage.versions:
+        folder = version.folder(number)
+        storage.delete(folder + "manifest.json")
+        for where in (folder, version.view_folder(number)):
+            for file in [*storage.list_files(where), *_deeper(storage, where)]:
+                storage.delete(file.path)
+    needed = {
+        shard.name
+        for number in version.list_versions(storage)
+        for shard in version.read(storage, number, "").shards
+    }
+    spared: set[str] = set()
+    for file in garbage.files:
+        name = file.path.removeprefix(seal.FOLDER).partition(".")[0]
+        found = storage.stat(file.path)
+        if name in needed or name in spared or found is None:
+            continue
+        if file.path.endswith(seal.SEAL) and time.time() - found.modified < grace:
+            spared.add(name)  # a build took it up just now
+            continue
+        storage.delete(file.path)
+        freed += file.size
+    return freed
+
+
+def _add_if_temporary(
+    garbage: Garbage, file: FileInfo, now: float, grace: float, always: bool = False
+) -> None:
+    unfinished = file.path.rpartition("/")[2].startswith(TEMPORARY)
+    if (unfinished or always) and now - file.modified >= grace:
+        garbage.files.append(file)
+
+
+def _beside_versions(storage: LocalStorage, kept: set[int]) -> Iterator[FileInfo]:
+    for name in storage.list_folders(version.FOLDER):
+        where = f"{version.FOLDER}/{name}/"
+        if not name.isdigit():
+            continue
+        yield from storage.list_files(where)
+        if int(name) in kept:
+            write_id = version.read(storage, int(name), "").write_id
+            mine = version.build_folder(int(name), write_id)
+            yield from (f for f in _deeper(storage, where) if not f.path.startswith(mine))
+        else:
+            yield from _deeper(storage, where)
+
+
+def _deeper(storage: LocalStorage, where: str) -> Iterator[FileInfo]:
+    for name in storage.list_folders(where):
+        yield from storage.list_files(f"{where}{name}/")

@@ -1,0 +1,223 @@
+"""Pack and verify until every shard of the plan is sealed and sound.
+
+Each step looks at what is stored, so it can be repeated, split over processes, or taken up after a
+crash: a sealed shard is not packed again, a verified one not read again. What verification finds
+unusable goes to the quarantine, and only its own shard is packed anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wds_pipeline.compute import run_all
+from wds_pipeline.config import DatasetConfig
+from wds_pipeline.dataset import ledger, pack, samples, seal
+from wds_pipeline.dataset.pack import Packed, PackJob
+from wds_pipeline.dataset.plan import Plan, ShardPlan
+from wds_pipeline.dataset.shard_report import Rules, ShardReport, load_report
+from wds_pipeline.dataset.verify_job import Verified, VerifyJob
+from wds_pipeline.dataset.verify_job import run as run_verify
+from wds_pipeline.errors import DestinationError, VerificationError
+from wds_pipeline.storage import LocalStorage, open_storage
+
+# Called with what is under way ("pack", "verify"), how many bytes are done, and of how many.
+Progress = Callable[[str, int, int], None]
+
+
+def rules(config: DatasetConfig) -> Rules:
+    """How a dataset wants its shards verified."""
+    return Rules(
+        level=config.verify.level,
+        sample=config.verify.sample,
+        max_pixels=config.verify.max_pixels,
+        extensions=dict(config.samples.fields or {}),
+    )
+
+
+def unsealed(
+    storage: LocalStorage, shards: Iterable[ShardPlan], sizes: Mapping[str, int]
+) -> list[ShardPlan]:
+    """The shards that are not stored whole.
+
+    `sizes` are the tars' bytes by name, of shards that a version holds; other sealed shards are
+    taken up, and made young again so that `gc` spares them.
+    """
+    there = set(storage.list_names(seal.FOLDER))
+    missing = []
+    for shard in shards:
+        name = shard.name
+        whole = all(name + end in there for end in (seal.TAR, seal.MEMBERS, seal.SEAL))
+        if whole:
+            size = sizes.get(name)
+            if size is None:
+                found = _seal_or_none(storage, name)
+                size = found.bytes if found else -1
+                whole = storage.touch(seal.path(name, seal.SEAL))
+            tar = storage.stat(seal.path(name, seal.TAR))
+            whole = whole and tar is not None and tar.size == size
+        if not whole:
+            missing.append(shard)
+    return missing
+
+
+def _seal_or_none(storage: LocalStorage, name: str) -> seal.Seal | None:
+    try:
+        return seal.read_seal(storage, name)
+    except VerificationError:
+        return None
+
+
+def pack_shards(
+    config: DatasetConfig,
+    plan: Plan,
+    shards: Sequence[ShardPlan],
+    pool: Executor,
+    progress: Progress | None = None,
+) -> list[Packed]:
+    """Packs these shards of the plan with the pool.
+
+    Raises DestinationError, before anything is written, when they do not fit on the disk.
+    """
+    total = sum(shard.bytes for shard in shards)
+    _check_space(config, total)
+    jobs = (
+        PackJob(plan.recipe(s), config.source_url, config.destination_url, config.shards.digest)
+        for s in shards
+    )
+    sizes = {shard.name: shard.bytes for shard in shards}
+    done = 0
+    results = []
+    for _, packed in run_all(pool, pack.run, jobs):
+        done += sizes[packed.name]
+        if progress is not None:
+            progress("pack", done, total)
+        results.append(packed)
+    return results
+
+
+def _check_space(config: DatasetConfig, needed: int) -> None:
+    free = open_storage(config.destination_url).free_bytes()
+    if free is not None and free < needed:
+        raise DestinationError(
+            f"{config.name}: destination.url: {config.destination_url}: {free:,} bytes are free, "
+            f"{needed:,} are needed; free some (`wds-pipeline gc {config.name}`), or choose another "
+            "destination. Nothing was written"
+        )
+
+
+def verify_shards(
+    config: DatasetConfig,
+    plan: Plan,
+    shards: Sequence[ShardPlan],
+    pool: Executor,
+    known: Mapping[str, Sequence[str]] | None = None,
+    progress: Progress | None = None,
+) -> list[Verified]:
+    """Verifies these shards of the plan with the pool; each gets its report beside it.
+
+    `known` names, by partition, shards whose reports may say what the same content decoded to.
+    """
+    wanted = rules(config)
+    total = sum(shard.bytes for shard in shards)
+    jobs = (
+        VerifyJob(
+            shard.name,
+            config.destination_url,
+            wanted,
+            plan.recipe(shard).members.select(["name", "size"]),
+            tuple(n for n in (known or {}).get(shard.partition, ()) if n != shard.name),
+        )
+        for shard in shards
+    )
+    sizes = {shard.name: shard.bytes for shard in shards}
+    done = 0
+    results = []
+    for _, verified in run_all(pool, run_verify, jobs):
+        done += sizes[verified.name]
+        if progress is not None:
+            progress("verify", done, total)
+        results.append(verified)
+    return results
+
+
+def load_reports(
+    storage: LocalStorage, shards: Sequence[ShardPlan]
+) -> dict[str, ShardReport | None]:
+    """The shards' reports by name; None where there is none to rely on."""
+    with ThreadPoolExecutor(8) as threads:
+        found = threads.map(lambda shard: load_report(storage, shard.name), shards)
+        return {shard.name: report for shard, report in zip(shards, found, strict=True)}
+
+
+@dataclass(frozen=True)
+class Rejections:
+    """Samples that cannot be used, as the next plan takes them (schema `ledger.QUARANTINE`)."""
+
+    table: pa.Table
+
+    @classmethod
+    def none(cls) -> Rejections:
+        return cls(ledger.empty(ledger.QUARANTINE))
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def add(self, other: Rejections) -> Rejections:
+        return Rejections(pa.concat_tables([self.table, other.table]))
+
+
+def reject(plan: Plan, found: Mapping[str, tuple[str, str]]) -> Rejections:
+    """Samples by key with (reason, detail), as rejections of the plan's present content."""
+    if not found:
+        return Rejections.none()
+    keys = list(found)
+    index = pc.index_in(pa.array(keys, pa.large_string()), plan.ledger["key"].combine_chunks())
+    rows = []
+    for key, row in zip(keys, index.to_pylist(), strict=True):
+        if row is not None:
+            reason, detail = found[key]
+            rows.append(
+                {
+                    "key": key,
+                    "reason": reason,
+                    "detail": detail,
+                    "files": [],
+                    "bytes": 0,
+                    "digest": plan.ledger["digest"][row].as_py(),
+                    "split": None,
+                    "slot": None,
+                }
+            )
+    return Rejections(pa.Table.from_pylist(rows, schema=ledger.QUARANTINE))
+
+
+def reject_content(plan: Plan, config: DatasetConfig, reports: Iterable[ShardReport]) -> Rejections:
+    """The samples whose content the reports say is unusable, unless the policy keeps them."""
+    found: dict[str, tuple[str, str]] = {}
+    for report in reports:
+        bad = report.members.filter(pc.is_valid(report.members["problem"]))
+        columns = (bad[name].to_pylist() for name in ("key", "field", "problem", "detail"))
+        for key, field, problem, detail in zip(*columns, strict=True):
+            keep = samples.policy_for(problem, config.samples) == "keep"
+            if problem in samples.CONTENT_PROBLEMS and not keep:
+                found.setdefault(key, (problem, f"{key}.{field}: {detail or problem}"))
+    return reject(plan, found)
+
+
+def reject_unstable(plan: Plan, packed: Iterable[Packed]) -> Rejections:
+    """The samples whose files would not hold still while they were packed."""
+    found: dict[str, tuple[str, str]] = {}
+    files = plan.samples.files
+    for each in packed:
+        if each.seal is None:
+            row = pc.index(files["path"], each.changed_path).as_py()
+            if row >= 0:
+                name, field = files["name"][row].as_py(), files["field"][row].as_py()
+                detail = f"{each.changed_path}: {each.changed_reason}"
+                found[name[: -len(field) - 1]] = ("unstable", detail)
+    return reject(plan, found)

@@ -1,0 +1,235 @@
+"""Published versions: their manifest, and reading them. A version is immutable.
+
+    versions/00000007/manifest.json    exists: the version is published
+    versions/00000007/ledger.parquet   and inventory.parquet, quarantine.parquet, report.json, .html
+
+Between the commit and its tidying up, the files beside the manifest are still in the folder that
+their build wrote them to, `build-<write id>/`; readers look there too.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from wds_pipeline.dataset import seal
+from wds_pipeline.errors import DestinationError, VersionError
+from wds_pipeline.storage import LocalStorage
+
+FOLDER = "versions"
+VIEWS = "views"
+MARKER = "wds_pipeline.json"  # says that a folder is a destination, and of which dataset
+FORMAT_VERSION = 1
+
+LEDGER = "ledger.parquet"
+INVENTORY = "inventory.parquet"
+QUARANTINE = "quarantine.parquet"
+REPORT_JSON = "report.json"
+REPORT_HTML = "report.html"
+
+
+class ShardEntry(BaseModel):
+    """One shard of a version. `since` is the version that first held it; `cause` says why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    split: str
+    slot: int
+    samples: int
+    bytes: int
+    digest: str
+    recipe: str
+    since: int
+    cause: str
+
+    @property
+    def path(self) -> str:
+        """Where the tar lies, relative to the destination."""
+        return seal.path(self.name, seal.TAR)
+
+    @property
+    def partition(self) -> str:
+        """The shard slot's name, the same in every version: `train-000042`."""
+        return f"{self.split}-{self.slot:06d}"
+
+
+class SplitTotals(BaseModel):
+    """How much a split holds."""
+
+    shards: int = 0
+    samples: int = 0
+    bytes: int = 0
+
+
+class Manifest(BaseModel):
+    """What a version is. `inputs` is a digest of all that decided it."""
+
+    format_version: Literal[1] = 1
+    dataset: str
+    version: int
+    parent: int
+    write_id: str
+    created: str
+    writer: str
+    restored_from: int | None = None
+    source: str
+    inputs: str
+    config: dict[str, Any]
+    splits: dict[str, SplitTotals]
+    files: dict[str, int]
+    quarantined: dict[str, int]
+    verification: dict[str, Any]
+    shards: list[ShardEntry]
+
+    @property
+    def total_samples(self) -> int:
+        """How many samples are published."""
+        return sum(split.samples for split in self.splits.values())
+
+    @property
+    def total_bytes(self) -> int:
+        """How many bytes the shards have."""
+        return sum(split.bytes for split in self.splits.values())
+
+    def of_split(self, split: str | None) -> list[ShardEntry]:
+        """A split's shards, or all. Raises VersionError for a split that the version lacks."""
+        if split is not None and split not in self.splits:
+            raise VersionError(
+                f"{self.dataset}: version {self.version} has no split {split!r}; "
+                f"it has {', '.join(self.splits)}"
+            )
+        return [shard for shard in self.shards if split in (None, shard.split)]
+
+    def dump(self) -> bytes:
+        return (self.model_dump_json(indent=1) + "\n").encode()
+
+
+def folder(version: int) -> str:
+    """A version's folder, relative to the destination, with a slash at its end."""
+    return f"{FOLDER}/{version:08d}/"
+
+
+def view_folder(version: int) -> str:
+    """The folder of a version's brace-able names, with a slash at its end."""
+    return f"{VIEWS}/{version:08d}/"
+
+
+def build_folder(version: int, write_id: str) -> str:
+    """Where a build puts a version's files before it commits, with a slash at its end."""
+    return f"{folder(version)}build-{write_id}/"
+
+
+def check_marker(storage: LocalStorage, dataset: str) -> bool:
+    """Whether a destination is this dataset's already; False when it is empty.
+
+    Raises DestinationError when it holds something else.
+    """
+    try:
+        marker = json.loads(storage.read(MARKER))
+        found, format_version = marker["dataset"], marker["format_version"]
+    except FileNotFoundError:
+        if storage.is_empty():
+            return False
+        raise DestinationError(
+            f"{dataset}: destination.url: {storage.url}: found a folder with other files; expected "
+            f"an empty folder, or one that wds_pipeline wrote (with {MARKER}). Choose another folder"
+        ) from None
+    except NotADirectoryError:
+        raise DestinationError(
+            f"{dataset}: destination.url: {storage.url}: found a file; expected a folder"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise DestinationError(
+            f"{dataset}: destination.url: {storage.locate(MARKER)}: not readable as wds_pipeline's; "
+            "restore the file, or choose another folder"
+        ) from None
+    _check_format(storage.locate(MARKER), format_version)
+    if found != dataset:
+        raise DestinationError(
+            f"{dataset}: destination.url: {storage.url}: holds the dataset {found!r}; "
+            "give each dataset a folder of its own"
+        )
+    return True
+
+
+def write_marker(storage: LocalStorage, dataset: str) -> None:
+    """Makes an empty folder this dataset's destination. Raises DestinationError."""
+    values = {"dataset": dataset, "format_version": FORMAT_VERSION}
+    if not storage.put_if_absent(MARKER, (json.dumps(values) + "\n").encode()):
+        check_marker(storage, dataset)  # another build was first
+
+
+def list_versions(storage: LocalStorage) -> list[int]:
+    """The published versions, oldest first."""
+    numbers = (name for name in storage.list_folders(FOLDER) if name.isdigit())
+    return [n for n in sorted(map(int, numbers)) if storage.stat(folder(n) + "manifest.json")]
+
+
+def latest(storage: LocalStorage) -> Manifest | None:
+    """The newest version, or None. Raises VersionError when it cannot be read."""
+    numbers = (int(name) for name in storage.list_folders(FOLDER) if name.isdigit())
+    for number in sorted(numbers, reverse=True):
+        manifest = try_read(storage, number)
+        if manifest is not None:
+            return manifest
+    return None
+
+
+def read(storage: LocalStorage, version: int | None, dataset: str) -> Manifest:
+    """A version, or the newest. Raises VersionError when there is none, or it cannot be read."""
+    manifest = latest(storage) if version is None else try_read(storage, version)
+    if manifest is None:
+        have = list_versions(storage)
+        what = "no version is" if version is None else f"version {version} is not"
+        known = f"versions {have[0]} to {have[-1]} are there" if have else "build it first"
+        raise VersionError(f"{dataset}: {storage.url}: {what} published; {known}")
+    return manifest
+
+
+def try_read(storage: LocalStorage, version: int) -> Manifest | None:
+    """A version's manifest, or None. Raises VersionError for a newer format or a damaged file."""
+    path = folder(version) + "manifest.json"
+    try:
+        values = json.loads(storage.read(path))
+        _check_format(storage.locate(path), values["format_version"])
+        return Manifest.model_validate(values)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise VersionError(
+            f"{storage.locate(path)}: not a readable manifest ({str(error).splitlines()[0]}); restore "
+            "the file from a backup, or remove the version's folder to fall back on the one before"
+        ) from error
+
+
+def read_file(storage: LocalStorage, manifest: Manifest, name: str) -> bytes:
+    """A file beside the manifest. Raises VersionError when it is missing."""
+    plain = folder(manifest.version) + name
+    # Tidying up makes the plain name before it removes the other: looked at in this order, twice.
+    for path in (plain, build_folder(manifest.version, manifest.write_id) + name, plain):
+        try:
+            return storage.read(path)
+        except FileNotFoundError:
+            continue
+    raise VersionError(
+        f"{storage.locate(plain)}: missing from version {manifest.version} of {manifest.dataset}; "
+        "restore the file from a backup, or `wds-pipeline restore` another version"
+    )
+
+
+def read_table(storage: LocalStorage, manifest: Manifest, name: str) -> pa.Table:
+    """A Parquet file beside the manifest. Raises VersionError, VerificationError."""
+    data = read_file(storage, manifest, name)
+    return seal.parse_parquet(data, storage.locate(folder(manifest.version) + name))
+
+
+def _check_format(where: str, found: object) -> None:
+    if not isinstance(found, int) or found > FORMAT_VERSION:
+        raise VersionError(
+            f"{where}: found format version {found}; this release reads up to {FORMAT_VERSION}. "
+            "Update wds_pipeline"
+        )
