@@ -22,10 +22,11 @@ from wds_pipeline.dataset.naming import assign
 from wds_pipeline.dataset.pack import Packed
 from wds_pipeline.dataset.parent import Parent
 from wds_pipeline.dataset.plan import RECIPE_FORMAT, Plan, ShardPlan, check_policies, make_plan
-from wds_pipeline.dataset.report import Report, make_report
+from wds_pipeline.dataset.report import Report, ShardRow, make_report
 from wds_pipeline.dataset.scan import Listing, scan
 from wds_pipeline.dataset.settle import Progress, Rejections
 from wds_pipeline.dataset.split import read_list
+from wds_pipeline.dataset.verify import read_thumbnail
 from wds_pipeline.dataset.version import Manifest, ShardEntry, SplitTotals
 from wds_pipeline.errors import (
     ConfigError,
@@ -48,6 +49,8 @@ class Draft:
     packed: frozenset[str] = frozenset()
     damaged: frozenset[str] = frozenset()
     superseded: frozenset[str] = frozenset()
+    repack: bool = False
+    resplit: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,8 @@ class Build:
 
         Raises DataError, DestinationError, VersionError.
         """
-        return self._draft(Draft(listing, None), repack=repack, resplit=resplit)  # type: ignore[arg-type]
+        draft = Draft(listing, None, repack=repack, resplit=resplit)  # type: ignore[arg-type]
+        return self._draft(draft)
 
     def _draft(
         self,
@@ -144,24 +148,27 @@ class Build:
         *,
         listing: Listing | None = None,
         rejected: Rejections | None = None,
-        places: pa.Table | None = None,
-        repack: bool = False,
-        resplit: bool = False,
+        keep_places: bool = False,
     ) -> Draft:
+        """The next draft; its samples keep the places of the one before, if that is wanted and no
+        other build committed meanwhile, for then the new version's places count."""
         listing = before.listing if listing is None else listing
         rejected = before.rejected if rejected is None else rejected
         same = before.plan is not None and listing is before.listing
         inventory = before.plan.inventory if same else assign(listing.files, self.config.samples)
         listed, _ = read_list(self.config)
+        parent = self.parent()
+        if before.plan is None or parent.version != before.plan.parent:
+            keep_places = False
         plan = make_plan(
             inventory,
             self.config,
-            self.parent(),
+            parent,
             listed=listed,
             rejected=rejected.table,
-            draft=places,
-            repack=repack,
-            resplit=resplit,
+            draft=before.plan.ledger if keep_places else None,
+            repack=before.repack,
+            resplit=before.resplit,
         )
         return replace(before, listing=listing, plan=plan, rejected=rejected)
 
@@ -173,7 +180,13 @@ class Build:
 
     def pack(self, plan: Plan, shards: Sequence[ShardPlan], pool: Executor) -> list[Packed]:
         """Packs these shards of the plan. Raises DestinationError, WorkerError."""
-        return settle.pack_shards(self.config, plan, shards, pool, self.progress)
+        packed = settle.pack_shards(self.config, plan, shards, pool, self.progress)
+        newest = self.newest()
+        again = {shard.name for shard in newest.shards} if newest else set()
+        again &= {each.name for each in packed if each.seal is not None}
+        if again:  # repaired: the views' hard links still lead to the damaged files
+            publish.relink_views(self.destination, again)
+        return packed
 
     def unverified(self, plan: Plan) -> list[ShardPlan]:
         """The plan's shards that have no report to rely on."""
@@ -225,7 +238,7 @@ class Build:
             changed = [each for each in packed if each.seal is None]
             if changed and scans < _SCANS:
                 scans += 1
-                draft = self._draft(draft, listing=self.scan(), places=draft.plan.ledger)
+                draft = self._draft(draft, listing=self.scan(), keep_places=True)
             elif changed:
                 draft = self._without(draft, settle.reject_unstable(draft.plan, changed))
             else:
@@ -267,7 +280,7 @@ class Build:
 
     def _without(self, draft: Draft, found: Rejections) -> Draft:
         """The draft without these samples; shards that this build packed with them are removed."""
-        after = self._draft(draft, rejected=draft.rejected.add(found), places=draft.plan.ledger)
+        after = self._draft(draft, rejected=draft.rejected.add(found), keep_places=True)
         kept = {shard.name for shard in after.plan.shards}
         for name in draft.packed - kept:
             # Its report stays, until the commit: what it says need not be found out again.
@@ -288,19 +301,26 @@ class Build:
 
     def report(self, draft: Draft) -> Report:
         """The report of a settled draft."""
-        plan, skipped = draft.plan, draft.listing.skipped
+        plan, skipped, rules = draft.plan, draft.listing.skipped, settle.rules(self.config)
         counts = plan.file_counts()
         files = {"seen": plan.inventory.num_rows + sum(skipped.values()), **counts}
         files |= {f"skipped: {reason}": count for reason, count in skipped.items()}
+        reports = self._reports(plan)
+        stored = {report.name: report.bytes for report in reports}
         return make_report(
             dataset=self.config.name,
             level=self.config.verify.level,
-            reports=self._reports(plan),
-            quarantine=plan.quarantine,
+            reports=reports,
+            samples_in=len(plan.samples),
+            quarantine=plan.quarantine.drop_columns(["digest", "split", "slot"]),
             files=files,
             required=self.config.samples.required,
-            shards=[(s.name, s.split, s.slot, s.samples, s.bytes, s.cause) for s in plan.shards],
+            shards=[
+                ShardRow(s.name, s.split, s.slot, s.samples, stored[s.name], s.cause)
+                for s in plan.shards
+            ],
             on_leak=self.config.verify.on_leak,
+            picture=lambda shard, key: read_thumbnail(self.destination, rules, shard, key),
         )
 
     def publish(self, draft: Draft, report: Report) -> Manifest | None:

@@ -38,7 +38,6 @@ class Places:
         self.split = np.full(count, -1, np.int32)
         self.slot = np.full(count, -1, np.int32)
         self.position = np.full(count, _LAST, np.int64)
-        self.moved = np.zeros(count, bool)
         # Later tables win, so the ledger comes last; quarantined samples return to their places.
         tables = [each for each in (parent.quarantine, rejected) if each is not None]
         self.split_names: list[str] = []
@@ -46,13 +45,19 @@ class Places:
             table = table.filter(pc.is_valid(table["split"]))
             at = table.schema.get_field_index("split")
             self._keep(table.set_column(at, "split", table["split"].dictionary_encode()), None)
+        if draft is not None:  # what an earlier draft left out still has its published place
+            self._keep(parent.ledger, None)
+        if relayout:  # the quarantine's slots are the old layout's; so are the parent's
+            self._forget(resplit)
         self._keep(base, np.arange(base.num_rows))
         self.relayout = relayout
-        if relayout:
-            self.moved = self.slot >= 0
-            self.slot[:] = -1
-            self.position[:] = _LAST
-        if resplit:
+        if relayout and draft is None:
+            self._forget(resplit)
+
+    def _forget(self, splits_too: bool) -> None:
+        self.slot[:] = -1
+        self.position[:] = _LAST
+        if splits_too:
             self.split[:] = -1
 
     def _keep(self, table: pa.Table, positions: np.ndarray | None) -> None:
@@ -124,7 +129,7 @@ class Places:
         limits = layout.Limits(int(self.config.shards.max_bytes), self.config.shards.max_samples)
         for code in range(len(self.split_names)):
             mine = kept[self.split[kept] == code]
-            self._dissolve(mine)
+            self._dissolve(mine, limits)
             new = mine[self.slot[mine] < 0]
             if not len(new):
                 continue
@@ -143,8 +148,11 @@ class Places:
             start = self.base.num_rows
             self.position[returned[layout.shuffled(keys)]] = start + np.arange(len(returned))
 
-    def _dissolve(self, mine: np.ndarray) -> None:
-        """Frees the samples of closed shards that are emptier than the policy allows."""
+    def _dissolve(self, mine: np.ndarray, limits: layout.Limits) -> None:
+        """Frees the samples of closed shards that are emptier than the policy allows.
+
+        Only where that leaves fewer shards: two that do not fit into one would be moved for ever.
+        """
         share = self.config.shards.compact_below
         placed = mine[self.slot[mine] >= 0]
         if not share or not len(placed):
@@ -157,7 +165,11 @@ class Places:
         )
         sparse[-1] = False  # the tail is open anyway
         freed = placed[sparse[slots]]
-        self.moved[freed] = True
+        freed = freed[layout.shuffled(self.found.keys.take(pa.array(freed)).to_pylist())]
+        tail = layout.Tail(len(size) - 1, int(size[-1]), int(count[-1]))
+        needed = np.unique(layout.fill(self.found.bytes[freed], tail, limits))
+        if np.count_nonzero(needed != tail.slot) >= len(np.unique(self.slot[freed])):
+            return
         self.slot[freed] = -1
         self.position[freed] = _LAST
 

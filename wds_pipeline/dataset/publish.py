@@ -8,14 +8,14 @@ compared; nothing is ever cleaned up on an unknown outcome.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 
 from wds_pipeline import __version__
 from wds_pipeline.dataset import seal, version
 from wds_pipeline.dataset.version import Manifest
-from wds_pipeline.dataset.view import has_view, make_view
+from wds_pipeline.dataset.view import has_view, make_view, view_names
 from wds_pipeline.errors import DestinationError, VersionError
 from wds_pipeline.storage import LocalStorage
 
@@ -74,6 +74,15 @@ def finish(storage: LocalStorage, manifest: Manifest) -> None:
     if not has_view(storage, manifest):
         with suppress(DestinationError):  # a filesystem without hard links; `view` says so
             make_view(storage, manifest)
+
+
+def relink_views(storage: LocalStorage, names: Collection[str]) -> None:
+    """Points every version's brace-able names of these shards to their present files."""
+    for number in version.list_versions(storage):
+        manifest = version.try_read(storage, number)
+        for path, shard in view_names(manifest) if manifest else ():
+            if shard.name in names and storage.stat(path):
+                storage.link(path, shard.path)
 
 
 def restore(storage: LocalStorage, number: int, dataset: str) -> Manifest:
