@@ -106,7 +106,7 @@ def _trio(stem: str, **contents: str) -> tuple[tuple[str, str], ...]:
 
 
 def _twins(count: int) -> tuple[tuple[str, str], ...]:
-    stems = [f"{folder}/twin-{i:02}" for i in range(count) for folder in ("originals", "copies")]
+    stems = [f"{folder}/twin-{i:02}" for i in range(count) for folder in ("firsts", "copies")]
     return tuple(file for s in stems for file in _trio(s, jpg=f"image twin-{s[-2:]}"))
 
 

@@ -174,7 +174,7 @@ def test_broken_contents_are_broken(raw: Path) -> None:
         json.loads((raw / "coast/cut.json").read_bytes())
     assert (raw / "coast/blank.jpg").stat().st_size == 0
     assert (raw / "coast/silent.txt").stat().st_size == 0
-    originals = sorted((raw / "originals").glob("*.jpg"))
+    originals = sorted((raw / "firsts").glob("*.jpg"))
     assert originals
     for path in originals:
         assert path.read_bytes() == (raw / "copies" / path.name).read_bytes()
