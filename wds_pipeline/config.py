@@ -40,6 +40,13 @@ def _percent(value: object) -> object:
     return value
 
 
+def _size(value: object) -> object:
+    # pydantic reads the beginning only: 1,5GB would be one byte.
+    if isinstance(value, str) and not re.fullmatch(r"\d*\.?\d+\s*[A-Za-z]*", value.strip()):
+        raise ValueError(f"found {value!r}; expected a size such as 256MB or 1GiB")
+    return value
+
+
 def _regex(value: str) -> str:
     try:
         re.compile(value)
@@ -48,8 +55,20 @@ def _regex(value: str) -> str:
     return value
 
 
+def _glob(value: str) -> str:
+    if not value or value.startswith("/"):
+        raise ValueError(f"{value!r}: expected a glob relative to source.url, such as **/*.jpg")
+    for part in value.split("/"):
+        if "**" in part and part != "**":
+            raise ValueError(
+                f"{value!r}: ** crosses folders and stands alone between slashes, as in **/*.jpg"
+            )
+    return value
+
+
 Size = Annotated[
     ByteSize,
+    BeforeValidator(_size),
     WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}], "examples": ["256MB"]}),
 ]
 Share = Annotated[
@@ -59,6 +78,7 @@ Share = Annotated[
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}], "examples": ["1%"]}),
 ]
 Regex = Annotated[str, AfterValidator(_regex)]
+Glob = Annotated[str, AfterValidator(_glob)]
 Policy = Literal["error", "quarantine", "keep"]
 
 
@@ -83,10 +103,11 @@ class SourceConfig(_Model):
 
     url: str = Field(min_length=1)
     """A folder or file:// URL. A relative one starts at the folder of this YAML file."""
-    include: list[str] = ["**"]
-    """Globs of the paths to take, relative to the source; `**` crosses folders."""
-    exclude: list[str] = []
-    """Globs of the paths to leave out; they win over `include`."""
+    include: list[Glob] = ["**"]
+    """Globs of the paths to take, relative to the source; `**` crosses folders, `{a,b}` is a or b."""
+    exclude: list[Glob] = []
+    """Globs of the paths to leave out; they win over `include`. A folder (`tmp/`, `**/tmp/**`) that is
+    left out is not even opened."""
     follow_symlinks: Literal["inside", "always", "never"] = "inside"
     """`inside`: symbolic links are followed unless they leave the source."""
     fingerprint: Literal["stat", "content"] = "stat"
@@ -118,6 +139,16 @@ class KeyRule(_Model):
     """A regular expression (Python's), searched in the key."""
     replace: str = ""
     """What each match becomes; `\\1` is the first group."""
+
+    @model_validator(mode="after")
+    def _replaceable(self) -> KeyRule:
+        try:
+            re.sub(self.pattern, self.replace, "")
+        except (re.error, IndexError) as error:
+            raise ValueError(
+                f"replace: {self.replace!r} does not fit the pattern: {error}"
+            ) from None
+        return self
 
 
 class SamplesConfig(_Model):
@@ -220,7 +251,7 @@ class SplitConfig(_Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> SplitConfig:
-        if self.by == "ratio" and abs(sum(self.ratios.values()) - 1) > 1e-6:
+        if self.by == "ratio" and not abs(sum(self.ratios.values()) - 1) <= 1e-6:  # nan too
             shares = ", ".join(f"{k}: {v:g}" for k, v in self.ratios.items())
             raise ValueError(
                 f"the ratios ({shares}) sum to {sum(self.ratios.values()):g}, not to 1"

@@ -51,9 +51,10 @@ def load_configs(folder: Path | None = None) -> dict[str, DatasetConfig]:
             )
             continue
         for each in configs.values():
-            if each.destination_url == config.destination_url:
+            if _place(each) == _place(config):
+                written = config.written["destination"]["url"]  # `${NAME}` is not shown expanded
                 problems.append(
-                    f"{path}: destination.url: {config.destination_url} is already the destination "
+                    f"{path}: destination.url: {written} is already the destination "
                     f"of {each.name!r} ({each.file}); give each dataset a folder of its own"
                 )
         configs[config.name] = config
@@ -62,21 +63,30 @@ def load_configs(folder: Path | None = None) -> dict[str, DatasetConfig]:
     return dict(sorted(configs.items()))
 
 
+def _place(config: DatasetConfig) -> str:
+    """Where a dataset is published, however that is spelt."""
+    url = config.destination_url.removeprefix("file://")
+    return url if "://" in url else os.path.realpath(url)
+
+
 def load_config(path: Path) -> DatasetConfig:
     """One dataset from its YAML file. Raises ConfigError that names the file, line and key."""
     try:
         text = path.read_text(encoding="utf-8")
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
+        if tree is not None:
+            _refuse_repeated_keys(path, tree, ())
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    except (ValueError, RecursionError) as error:  # such as the date 2024-99-99
+        raise ConfigError(f"{path}: a value cannot be read: {error}; quote it") from error
     if tree is None or not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys such as name, source and destination")
-    _refuse_repeated_keys(path, tree, ())
     try:
         config = DatasetConfig.model_validate(_expand(values, path, tree, ()))
     except ValidationError as error:
@@ -115,15 +125,25 @@ def _explain(path: Path, tree: yaml.Node, values: Any, error: Any) -> str:
     if error["type"] == "extra_forbidden":
         known = _known_keys(at[:-1])
         return (
-            f"{where}: unknown key{did_you_mean(str(at[-1]), known)} Known keys: {', '.join(known)}"
+            f"{where}: unknown key{did_you_mean(str(at[-1]), known) or '.'} "
+            f"Known keys: {', '.join(known)}"
         )
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing":
         return f"{where}: this key is required"
     if error["type"] != "value_error":
-        found = _at(values, at)  # as written: an environment variable's value is never shown
-        message = f"found {found!r}; {message[:1].lower()}{message[1:]}"
-    return f"{where}: {message}"
+        message = f"found {_at(values, at)!r}; {message[:1].lower()}{message[1:]}"
+    return f"{where}: {_as_written(message, _at(values, at))}"
+
+
+def _as_written(message: str, value: Any) -> str:
+    """The message with `${NAME}` where it quotes an environment variable's value: it may be secret."""
+    names = {name for name in _REFERENCE.findall(str(value)) if os.environ.get(name)}
+    for name in sorted(names, key=lambda name: -len(os.environ[name])):
+        secret = os.environ[name]
+        for spelling in (repr(secret)[1:-1], secret):
+            message = message.replace(spelling, f"${{{name}}}")
+    return message
 
 
 def _at(values: Any, at: tuple[Any, ...]) -> Any:

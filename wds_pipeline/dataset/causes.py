@@ -36,36 +36,43 @@ def why_stale(
     config = np.zeros(len(order), bool)
     if edited.any() and parent.inventory is not None:
         config[edited] = ~_source_changed(found, order[edited], inventory, parent.inventory())
-    moved = places.moved[order] & known
+    now_in = {name: code for code, name in enumerate(places.split_names)}
+    codes, names = ledger.names(before["split"])
+    was_in = np.array([now_in.get(name, -1) for name in names], np.int32)[codes]
+    slots = before["slot"].to_numpy()
+    moved = np.zeros(len(order), bool)
+    moved[known] = was_in[old[known]] != places.split[order[known]]
+    moved[known] |= slots[old[known]] != places.slot[order[known]]
     counts = {
         "new": np.add.reduceat((~known).astype(np.int64), starts),
         "edited": np.add.reduceat((edited & ~config).astype(np.int64), starts),
         "config": np.add.reduceat(config.astype(np.int64), starts),
         "moved": np.add.reduceat(moved.astype(np.int64), starts),
     }
-    counts["deleted"] = _left(found, order, starts, places, before)
+    counts["deleted"] = _left(found, order, starts, places, before, was_in)
     return {cause: counts[cause] for cause in _CAUSES}
 
 
 def _left(
-    found: Samples, order: np.ndarray, starts: np.ndarray, places: Places, before: pa.Table
+    found: Samples,
+    order: np.ndarray,
+    starts: np.ndarray,
+    places: Places,
+    before: pa.Table,
+    was_in: np.ndarray,
 ) -> np.ndarray:
-    """How many samples that each shard held before are no longer in it."""
+    """How many samples that each shard held before are gone, or in the quarantine."""
     left = np.zeros(len(starts), np.int64)
     if not before.num_rows:
         return left
-    codes, names = ledger.names(before["split"])
     slots = before["slot"].to_numpy()
     at = pc.fill_null(pc.index_in(before["key"], value_set=found.keys), -1).to_numpy()
-    now = {name: code for code, name in enumerate(places.split_names)}
-    wanted = np.array([now.get(name, -1) for name in names], np.int32)[codes]
     gone = (at < 0) | (found.problem[at] != "")
-    gone |= (places.split[at] != wanted) | (places.slot[at] != slots)
     shard = {
         (int(places.split[order[start]]), int(places.slot[order[start]])): index
         for index, start in enumerate(starts.tolist())
     }
-    for code, slot in zip(wanted[gone].tolist(), slots[gone].tolist(), strict=True):
+    for code, slot in zip(was_in[gone].tolist(), slots[gone].tolist(), strict=True):
         index = shard.get((code, slot))
         if index is not None:
             left[index] += 1

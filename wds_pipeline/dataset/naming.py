@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from wds_pipeline.config import SamplesConfig
 
@@ -29,10 +30,13 @@ PROBLEMS = {
     "key_collision": (
         "another file's name becomes the same key; rename one, or set samples.naming: escape"
     ),
-    "bad_name": "control characters or an empty key would be misread in a tar; rename the file",
+    "bad_name": (
+        "control characters, an empty key, and the folders . and .. would be misread in a tar; "
+        "rename the file"
+    ),
     "reserved_name": (
         "readers skip names that begin with __ (webdataset: a first folder __…__; "
-        "Hugging Face datasets: a file __…); rename it"
+        "Hugging Face datasets: a file __…), and keep fields such as __key__ for themselves; rename it"
     ),
     "name_not_utf8": "the name is not valid UTF-8; rename the file",
     "name_too_long": "a part of the name has more than 255 bytes, so it cannot be unpacked; rename",
@@ -43,7 +47,8 @@ _CODE = {status: code for code, status in enumerate(_STATUS)}
 # Never part of a name that every reader gets back as it was.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _RESERVED = re.compile(r"__[^/]*__(/|$)|(.*/)?__[^/]*$", re.DOTALL)
-_SUSPECT = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)__|//|^/")
+_RELATIVE = re.compile(r"(.*/)?\.\.?/", re.DOTALL)
+_SUSPECT = re.compile(r"[\x00-\x1f\x7f]|(?:^|[/.])__|//|^/|(?:^|/)\.\.?/")
 _COMPRESSED = frozenset({"gz", "bz2", "xz", "zst", "lz4"})
 _BATCH = 131_072
 
@@ -73,7 +78,7 @@ class Namer:
             for name in config.fields:
                 self._alias.setdefault(name, name) if not config.fields[name] else None
         self._compound = sorted((e for e in self._alias or () if "." in e), key=len, reverse=True)
-        self._known: dict[str, tuple[str | None, str]] = {}
+        self._known: dict[str, tuple[str | None, str, int]] = {}
 
     def split(self, path: str) -> tuple[str | None, str | None, str]:
         """(key, field, status) of a source path; key and field are None for ignored files."""
@@ -88,11 +93,11 @@ class Namer:
         known = self._known.get(extension)
         if known is None:
             known = self._known[extension] = self._field(extension)
-        field, status = known
+        field, status, dotted = known
         if field is None:
             return None, None, status
-        if status == "dotted_name":
-            stem = path[: path.rfind(".")]
+        if dotted:
+            stem = path.rsplit(".", dotted)[0]
         if self._pattern is not None and self._rewrite is not None:
             stem = self._pattern.sub(self._rewrite.replace, stem)
             if "." in stem[stem.rfind("/") + 1 :] and status == OK:
@@ -101,43 +106,66 @@ class Namer:
             status = _name_status(stem, field)
         return stem, field, status
 
+    def spelling(self, path: str, key: str) -> str:
+        """The key that a path would have if `last_dot` left its dots: another one is a collision."""
+        folder_end = path.rfind("/") + 1
+        stem = path[:folder_end] + self._late(path[folder_end:])[0]
+        if self._pattern is not None and self._rewrite is not None:
+            stem = self._pattern.sub(self._rewrite.replace, stem)
+            if stem.replace(".", "_") != key.replace(".", "_"):
+                return key  # the rewriting itself looks at the dots: what it merges is meant
+        return stem
+
     def _split_late(self, path: str, folder_end: int) -> tuple[str, str]:
-        name = path[folder_end:]
-        lower = name.lower()
-        for compound in self._compound:
-            if lower.endswith("." + compound) and len(lower) > len(compound) + 1:
-                stem, extension = name[: -len(compound) - 1], compound
-                break
-        else:
-            stem, _, extension = name.rpartition(".")
-            inner, dot, before = stem.rpartition(".")
-            if dot and self._alias is None and extension.lower() in _COMPRESSED:
-                stem, extension = inner, f"{before}.{extension}"
+        stem, extension = self._late(path[folder_end:])
         if self._rule == "escape":
             stem = stem.replace("%", "%25").replace(".", "%2E")
         else:
             stem = stem.replace(".", "_")
         return path[:folder_end] + stem, extension
 
-    def _field(self, extension: str) -> tuple[str | None, str]:
-        """The field that an extension is, or None and why it is none."""
+    def _late(self, name: str) -> tuple[str, str]:
+        """A file's name, split at its last dot, or before a field that has dots itself."""
+        lower = name.lower()
+        for compound in self._compound:
+            if lower.endswith("." + compound) and len(lower) > len(compound) + 1:
+                return name.rsplit(".", compound.count(".") + 1)[0], compound
+        stem, _, extension = name.rpartition(".")
+        inner, _, before = stem.rpartition(".")
+        if inner and before and self._alias is None and extension.lower() in _COMPRESSED:
+            return inner, f"{before}.{extension}"
+        return stem, extension
+
+    def _field(self, extension: str) -> tuple[str | None, str, int]:
+        """The field that an extension is, or None and why it is none.
+
+        The number is how many parts of the extension are the field, if the others are the key's.
+        """
+        if not extension:
+            return None, "no_extension", 0
         if self._alias is not None and extension in self._alias:
-            return self._alias[extension], OK
-        first, _, last = extension.rpartition(".")
-        if self._rule == "strict" and first:
-            if self._alias is None and last in _COMPRESSED and "." not in first:
-                return extension, OK
-            if self._alias is None or last in self._alias:
-                return (self._alias[last] if self._alias else last), "dotted_name"
+            return self._alias[extension], OK, 0
+        dot = extension.find(".")
+        if self._rule == "strict" and dot >= 0:
+            first, _, last = extension.rpartition(".")
+            if self._alias is None:
+                if last in _COMPRESSED and first and "." not in first:
+                    return extension, OK, 0
+                return last, "dotted_name", 1
+            while dot >= 0:
+                field = self._alias.get(extension[dot + 1 :])
+                if field is not None:
+                    return field, "dotted_name", extension.count(".", dot)
+                dot = extension.find(".", dot + 1)
         if self._alias is not None:
-            return None, "unselected"
-        return extension, OK
+            return None, "unselected", 0
+        return extension, OK, 0
 
 
 def _name_status(key: str, field: str) -> str:
     name = f"{key}.{field}"
     if _SUSPECT.search(name):
-        if _CONTROL.search(name) or "//" in name or name.startswith("/"):
+        if _CONTROL.search(name) or "//" in name or name.startswith("/") or _RELATIVE.match(name):
             return "bad_name"
         if _RESERVED.match(name) or field.startswith("__"):
             return "reserved_name"
@@ -169,9 +197,10 @@ def assign(files: pa.Table, config: SamplesConfig) -> pa.Table:
         keys.append(pa.array(batch_keys, pa.large_string()))
     key_column = pa.chunked_array(keys, pa.large_string())
     for code, rows in _problems_of_scan(files):
-        codes[rows] = code
+        named = pc.is_valid(key_column).to_numpy()[rows]  # the others are ignored in any case
+        codes[rows[named]] = code
     if config.naming == "last_dot":
-        codes[_collisions(files["path"], key_column, codes)] = _CODE["key_collision"]
+        codes[_collisions(namer, files["path"], key_column, codes)] = _CODE["key_collision"]
     status = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(_STATUS))
     return pa.table(
         [
@@ -196,7 +225,9 @@ def _problems_of_scan(files: pa.Table) -> Iterable[tuple[int, np.ndarray]]:
         yield _CODE[status], np.flatnonzero(values == status)
 
 
-def _collisions(paths: pa.ChunkedArray, keys: pa.ChunkedArray, codes: np.ndarray) -> list[int]:
+def _collisions(
+    namer: Namer, paths: pa.ChunkedArray, keys: pa.ChunkedArray, codes: np.ndarray
+) -> list[int]:
     """Rows whose key is also made of another stem, which the rule `last_dot` can do."""
     stems: dict[str, set[str]] = {}
     members = [
@@ -205,5 +236,5 @@ def _collisions(paths: pa.ChunkedArray, keys: pa.ChunkedArray, codes: np.ndarray
         if key is not None and codes[row] == _CODE[OK]
     ]
     for _, path, key in members:
-        stems.setdefault(key, set()).add(path[: len(key)])  # a dot became one character
+        stems.setdefault(key, set()).add(namer.spelling(path, key))
     return [row for row, _, key in members if len(stems[key]) > 1]

@@ -6,6 +6,7 @@ links that leave the source, editors' droppings) is counted, with examples.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -41,7 +42,7 @@ SKIPPED = {
     "system_file": "an index that a file manager leaves (Thumbs.db, desktop.ini)",
     "editor_file": "a backup, lock or swap file of an editor",
     "unfinished_file": "a download or copy under way (.part, .tmp, .crdownload)",
-    "excluded": "not in source.include, or in source.exclude",
+    "excluded": "not in source.include, or in source.exclude (a folder that is left out counts once)",
     "symlink": "a symbolic link; source.follow_symlinks is never",
     "symlink_outside": "a symbolic link that leaves the source; source.follow_symlinks: always follows",
     "symlink_broken": "a symbolic link to nothing",
@@ -184,6 +185,7 @@ class _Walk:
         self.dataset = dataset
         self.follow = config.follow_symlinks
         self.wanted = _glob_filter(config.include, config.exclude)
+        self.leaves = _folder_filter(config.exclude)
         self.progress = progress
         self.rows = _Rows()
         self.skipped: dict[str, int] = {}
@@ -192,7 +194,7 @@ class _Walk:
 
     def run(self) -> pa.Table:
         if not os.path.isdir(self.root):
-            found = "a file" if os.path.exists(self.root) else "nothing"
+            found = "a file" if os.path.exists(self.real_root) else "nothing"
             raise SourceError(
                 f"{self.dataset}: source.url: {self.root}: found {found}; expected a folder with "
                 "raw files; check the path, or mount it"
@@ -244,11 +246,17 @@ class _Walk:
                 if chain is None:
                     continue
                 if entry.is_dir():
-                    folders.append((path + "/", chain))
+                    if self.leaves(path + "/"):
+                        self._skip("excluded", path)
+                    else:
+                        folders.append((path + "/", chain))
                 elif wanted is not None and not wanted(path):
                     self._skip("excluded", path)
                 else:
-                    found = entry.stat()
+                    try:
+                        found = entry.stat()
+                    except FileNotFoundError:  # deleted since the folder was listed
+                        continue
                     if stat.S_ISREG(found.st_mode):
                         add_path(path)
                         add_size(found.st_size)
@@ -256,9 +264,9 @@ class _Walk:
                     else:
                         self._skip("special_file", path)
         except OSError as error:
-            inner = f"/{error.filename}" if descriptor is not None and error.filename else ""
-            where = _printable(self.root + folder.rstrip("/") + str(inner))
-            self.unreadable.append(f"{where}: {error.strerror}")
+            inner = error.filename if isinstance(error.filename, str) else ""
+            where = os.path.join(self.root + folder, inner).rstrip("/")
+            self.unreadable.append(f"{_printable(where)}: {error.strerror}")
         finally:
             if descriptor is not None:
                 os.close(descriptor)
@@ -268,18 +276,19 @@ class _Walk:
         """The folders entered so far when a link is to be followed; None when it is left out."""
         target = os.path.realpath(self.root + path)
         parent = os.path.realpath(os.path.dirname(self.root + path))
+        outside = not _within(target, self.real_root) and self.follow != "always"
         if self.follow == "never":
             self._skip("symlink", path)
-        elif not os.path.exists(target):
+        elif _is_broken(self.root + path):
             self._skip("symlink_broken", path)
-        elif not _within(target, self.real_root) and self.follow != "always":
+        elif outside:
             self._skip("symlink_outside", path)
         elif not os.path.isdir(target):
             return through
         elif any(_within(each, target) for each in (*through, parent)):
             self._skip("symlink_loop", path)
         else:
-            return (*through, target)
+            return (*through, parent, target)
         return None
 
     def _skip(self, reason: str, path: str) -> None:
@@ -287,6 +296,15 @@ class _Walk:
         examples = self.examples.setdefault(reason, [])
         if len(examples) < _EXAMPLES:
             examples.append(_printable(path))
+
+
+def _is_broken(link: str) -> bool:
+    """Whether a link leads to nothing. One whose end may not be seen is an error to come."""
+    try:
+        os.stat(link)
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+    return False
 
 
 def _within(path: str, folder: str) -> bool:
@@ -322,13 +340,30 @@ def _printable(path: str) -> str:
 
 def _glob_filter(include: list[str], exclude: list[str]) -> Callable[[str], bool] | None:
     """A path's test, or None when every path passes."""
-    takes = [_glob(each) for each in include]
-    leaves = [_glob(each) for each in exclude]
+    takes = [_glob(each) for pattern in include for each in _alternatives(pattern)]
+    leaves = [_glob(each) for pattern in exclude for each in _alternatives(pattern)]
     if not leaves and any(each in ("**", "**/*") for each in include):
         return None
     return lambda path: (
         any(each.match(path) for each in takes) and not any(each.match(path) for each in leaves)
     )
+
+
+def _folder_filter(exclude: list[str]) -> Callable[[str], bool]:
+    """A test for folders (`a/b/`) of which nothing is wanted: they need not even be readable."""
+    whole = [each for pattern in exclude for each in _alternatives(pattern)]
+    leaves = [_glob(each) for each in whole if each.endswith(("/", "**"))]
+    return lambda folder: any(each.match(folder) for each in leaves)
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """`*.{jpg,png}` → `*.jpg`, `*.png`."""
+    braces = re.search(r"\{([^{}]*,[^{}]*)\}", pattern)
+    if braces is None:
+        return [pattern]
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
+    parts = braces.group(1).split(",")
+    return [each for part in parts for each in _alternatives(before + part + after)]
 
 
 def _glob(pattern: str) -> re.Pattern[str]:

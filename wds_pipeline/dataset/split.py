@@ -6,8 +6,9 @@ It never depends on the shard, so no sample ever moves between train and val.
 from __future__ import annotations
 
 import csv
+import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import xxhash
@@ -93,7 +94,7 @@ def read_list(config: DatasetConfig) -> tuple[dict[str, str], str]:
         raise ConfigError(f"{config.name}: split.file: {path}: not readable: {error}") from error
     splits: dict[str, str] = {}
     delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
-    for number, row in enumerate(csv.reader(text.splitlines(), delimiter=delimiter), 1):
+    for number, row in _rows(text, delimiter, f"{config.name}: split.file: {path}"):
         if not row or (number == 1 and row == ["key", "split"]):
             continue
         if len(row) != 2:
@@ -112,3 +113,12 @@ def read_list(config: DatasetConfig) -> tuple[dict[str, str], str]:
                 f"{splits[key]} before; a sample has one split"
             )
     return splits, xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def _rows(text: str, delimiter: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise ConfigError(f"{where}:{reader.line_num}: {error}") from error
