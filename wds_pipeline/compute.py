@@ -5,6 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -16,13 +19,16 @@ from concurrent.futures import (
 from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
-from typing import TypeVar
+from multiprocessing import forkserver, resource_tracker
+from typing import Any, NoReturn, TypeVar
 
 from wds_pipeline.config import ComputeConfig
 from wds_pipeline.errors import WorkerError
 
 _PRELOAD = ["wds_pipeline.dataset.verify_job", "wds_pipeline.dataset.pack"]
+_SECONDS_TO_END = 5.0
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -41,14 +47,14 @@ def open_pool(config: ComputeConfig) -> Iterator[Executor]:
     """Workers, as the configuration wants them. Leaving the block ends them.
 
     When it is left by an error or an interrupt, work that has not begun is dropped, and worker
-    processes are ended: what they had not sealed is not there.
+    processes are ended: what they had not sealed is not there. They end too when this process dies.
     """
     count = worker_count(config)
     pool: Executor
     if config.kind == "threads":
         pool = ThreadPoolExecutor(count, thread_name_prefix="wds")
     else:
-        pool = ProcessPoolExecutor(count, mp_context=_context(), initializer=_ignore_interrupts)
+        pool = ProcessPoolExecutor(count, mp_context=_context(), initializer=_begin_worker)
     try:
         yield pool
     except BaseException:
@@ -56,6 +62,8 @@ def open_pool(config: ComputeConfig) -> Iterator[Executor]:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes.values():
             process.terminate()
+        for process in processes.values():
+            process.join(_SECONDS_TO_END)
         raise
     pool.shutdown()
 
@@ -66,11 +74,67 @@ def _context() -> multiprocessing.context.BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
+    _start_server()
     return context
 
 
-def _ignore_interrupts() -> None:
+def _start_server() -> None:
+    """Starts the fork server deaf to Ctrl-C, which it would not be while it imports."""
+    resource_tracker.ensure_running()  # else it is started in there, which unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which ends the workers
+    signal.signal(signal.SIGTERM, _end_worker)
+    threading.Thread(target=_end_with_driver, daemon=True).start()
+
+
+def _end_worker(*_: Any) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; do not disturb the tidying up
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _end_with_driver() -> None:
+    """A pool's worker waits for work for ever, also when nobody is left who could give it any."""
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        driver.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_SECONDS_TO_END)
+        os._exit(1)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Holds signals back: `submit` starts workers, and one half started is one that nobody ends."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if held:
+            signal.raise_signal(held[0])
+
+
+def _run(work: Callable[[Job], Result], job: Job) -> Result:
+    try:
+        return work(job)
+    except SystemExit:
+        # What was half written is removed now; the pool would go on to more work.
+        os._exit(128 + signal.SIGTERM)
 
 
 def run_all(
@@ -83,11 +147,14 @@ def run_all(
     Raises WorkerError when a worker process dies; and whatever the work raises.
     """
     waiting = iter(jobs)
+    if isinstance(pool, ProcessPoolExecutor):
+        work = partial(_run, work)
     running: dict[Future[Result], Job] = {}
     try:
         while True:
             for job in islice(waiting, ahead - len(running)):
-                running[pool.submit(work, job)] = job
+                with _undisturbed():
+                    running[pool.submit(work, job)] = job
             if not running:
                 return
             done, _ = wait_for(running, return_when=FIRST_COMPLETED)

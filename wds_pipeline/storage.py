@@ -12,11 +12,11 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import xxhash
@@ -26,6 +26,8 @@ from wds_pipeline.errors import ConfigError, DestinationError, SourceChanged
 TEMPORARY = ".tmp-"  # names with this prefix are unfinished writes; `gc` removes old ones
 CONTENT = "xxh3-128:"  # a fingerprint that is a hash of the content starts so
 _CHUNK = 4 * 1024 * 1024
+_TRIES = 20
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -132,52 +134,74 @@ class LocalStorage:
         finally:
             os.close(fd)
 
-    def _open_source(self, path: str) -> int:
+    def check_source(self, path: str, size: int, fingerprint: str) -> None:
+        """Raises SourceChanged when `read_into` would, as far as can be said without reading."""
+        fd = self._open_source(path)
         try:
-            return os.open(self._prefix + path, os.O_RDONLY | os.O_CLOEXEC)
+            found = os.fstat(fd)
+            known = str(found.st_mtime_ns) if fingerprint.startswith(CONTENT) else fingerprint
+            _check_unchanged(path, found, size, known)
+        finally:
+            os.close(fd)
+
+    def _open_source(self, path: str) -> int:
+        try:  # without O_NONBLOCK, a pipe that took the file's place would keep us waiting
+            return os.open(self._prefix + path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise SourceChanged(path, f"cannot be opened: {error.strerror}") from error
 
     def stat(self, path: str) -> FileInfo | None:
         """The file's facts, or None when there is none."""
         try:
-            found = os.stat(self._prefix + path)
+            with self._explained(path, "readable"):
+                found = os.stat(self._prefix + path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         return FileInfo(path, found.st_size, found.st_mtime)
 
     def list_files(self, folder: str = "") -> Iterator[FileInfo]:
         """The files in a folder, not deeper, in no order; none when there is no such folder."""
-        with suppress(FileNotFoundError), os.scandir(self._prefix + folder) as entries:
-            for entry in entries:
-                with suppress(FileNotFoundError):  # removed since it was listed
-                    if entry.is_file(follow_symlinks=False):
-                        found = entry.stat(follow_symlinks=False)
-                        path = f"{folder.rstrip('/')}/{entry.name}" if folder else entry.name
-                        yield FileInfo(path, found.st_size, found.st_mtime)
+        for entry in self._entries(folder):
+            with suppress(FileNotFoundError):  # removed since it was listed
+                if entry.is_file(follow_symlinks=False):
+                    found = entry.stat(follow_symlinks=False)
+                    path = f"{folder.rstrip('/')}/{entry.name}" if folder else entry.name
+                    yield FileInfo(path, found.st_size, found.st_mtime)
 
     def list_names(self, folder: str) -> Iterator[str]:
         """The names of the files in a folder: `list_files` without a stat for each."""
-        with suppress(FileNotFoundError), os.scandir(self._prefix + folder) as entries:
-            yield from (entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
+        for entry in self._entries(folder):
+            if not entry.is_dir(follow_symlinks=False):
+                yield entry.name
 
     def list_folders(self, folder: str = "") -> list[str]:
         """The names of the folders in a folder, sorted."""
-        with suppress(FileNotFoundError), os.scandir(self._prefix + folder) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-        return []
+        entries = self._entries(folder)
+        return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        try:
+            with self._explained(folder, "readable"), os.scandir(self._prefix + folder) as entries:
+                return list(entries)
+        except FileNotFoundError:
+            return []
 
     def is_empty(self) -> bool:
-        """Whether the root does not exist or holds nothing."""
-        with suppress(FileNotFoundError), os.scandir(self._prefix) as entries:
-            return not any(entries)
-        return True
+        """Whether the root does not exist or holds nothing but unfinished writes."""
+        return all(entry.name.startswith(TEMPORARY) for entry in self._entries(""))
+
+    def same_file(self, one: str, other: str) -> bool:
+        """Whether two names are of one file, by a hard link."""
+        try:
+            return os.path.samefile(self._prefix + one, self._prefix + other)
+        except OSError:
+            return False
 
     def free_bytes(self) -> int | None:
         """How many bytes still fit; None where nobody knows."""
-        folder = self.root
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
+        folder = os.path.abspath(self.root)
+        while not os.path.exists(folder) and folder != os.path.dirname(folder):
+            folder = os.path.dirname(folder)
         return shutil.disk_usage(folder).free
 
     @contextmanager
@@ -186,10 +210,7 @@ class LocalStorage:
 
         Raises DestinationError when the folder is not writable or the disk is full.
         """
-        temporary = self._temporary(path)
-        with self._explained(path):
-            os.makedirs(os.path.dirname(temporary), exist_ok=True)
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fd, temporary = self._open_temporary(path)
         try:
             try:
                 yield _LocalWriter(fd, path, self)
@@ -216,10 +237,7 @@ class LocalStorage:
         A hard link is the conditional create: it fails when the name exists, and the name never
         shows a file that is not yet whole.
         """
-        temporary = self._temporary(path)
-        with self._explained(path):
-            os.makedirs(os.path.dirname(temporary), exist_ok=True)
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fd, temporary = self._open_temporary(path)
         try:
             with self._explained(path):
                 try:
@@ -244,8 +262,7 @@ class LocalStorage:
         """
         temporary = self._temporary(path)
         with self._explained(path):
-            os.makedirs(os.path.dirname(temporary), exist_ok=True)
-            os.link(self._prefix + target, temporary)
+            _in_folder_of(temporary, lambda: os.link(self._prefix + target, temporary))
             try:
                 os.replace(temporary, self._prefix + path)
             finally:
@@ -255,10 +272,11 @@ class LocalStorage:
 
     def touch(self, path: str) -> bool:
         """Sets the time of modification to now; says whether the file was there."""
-        try:
-            os.utime(self._prefix + path)
-        except FileNotFoundError:
-            return False
+        with self._explained(path):
+            try:
+                os.utime(self._prefix + path)
+            except FileNotFoundError:
+                return False
         return True
 
     def delete(self, path: str) -> None:
@@ -275,13 +293,25 @@ class LocalStorage:
         folder, name = os.path.split(self._prefix + path)
         return os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{name[-80:]}")
 
+    def _open_temporary(self, path: str) -> tuple[int, str]:
+        temporary = self._temporary(path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with self._explained(path):
+            fd = _in_folder_of(temporary, lambda: os.open(temporary, flags, 0o644))
+        return fd, temporary
+
     @contextmanager
-    def _explained(self, path: str) -> Iterator[None]:
-        """Turns what the system says of the destination into what the user can do about it."""
+    def _explained(self, path: str, verb: str = "writable") -> Iterator[None]:
+        """Turns what the system says of the destination into what the user can do about it.
+
+        A name that is not there is no error where something is looked for (`verb` "readable").
+        """
         try:
             yield
         except OSError as error:
             where = self._prefix + path
+            if verb == "readable" and isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 advice = "free some space (`wds-pipeline gc NAME` lists what no version needs)"
                 raise DestinationError(
@@ -290,15 +320,16 @@ class LocalStorage:
                 ) from error
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise DestinationError(
-                    f"{where}: not writable ({error.strerror}); expected a folder that this user "
-                    "may write; change its permissions or destination.url"
+                    f"{where}: not {verb} ({error.strerror}); expected a folder that this user "
+                    "may read and write; change its permissions or destination.url"
                 ) from error
             if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
                 raise DestinationError(
                     f"{where}: a file stands where a folder is needed ({error.strerror}); "
                     "remove it or change destination.url"
                 ) from error
-            raise DestinationError(f"{where}: cannot be written: {error.strerror}") from error
+            done = "read" if verb == "readable" else "written"
+            raise DestinationError(f"{where}: cannot be {done}: {error.strerror}") from error
 
 
 class _LocalWriter:
@@ -324,6 +355,34 @@ def _check_unchanged(path: str, found: os.stat_result, size: int, fingerprint: s
 def _check_content(path: str, digest: str, fingerprint: str) -> None:
     if digest != fingerprint.removeprefix(CONTENT):
         raise SourceChanged(path, "its content changed after the scan")
+
+
+def _in_folder_of(path: str, act: Callable[[], Result]) -> Result:
+    """Acts on a name in a folder, which is made if need be.
+
+    Again when the folder is gone in between: `delete` removes folders that it leaves empty.
+    """
+    for _ in range(_TRIES):
+        with suppress(FileNotFoundError):
+            _make_folder(os.path.dirname(path))
+            return act()
+    return act()
+
+
+def _make_folder(folder: str) -> None:
+    """Like `os.makedirs`, and what is made survives a power cut."""
+    if not folder or os.path.isdir(folder):
+        return
+    parent = os.path.dirname(folder)
+    _make_folder(parent)
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        if os.path.isdir(folder):
+            return  # another process was first
+        raise
+    with suppress(PermissionError):  # a parent may be writable and not readable
+        _sync_folder(parent or ".")
 
 
 def _sync_folder(folder: str) -> None:

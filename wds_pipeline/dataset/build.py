@@ -6,6 +6,7 @@ each looks at what is stored, and none relies on the one before having run in th
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
@@ -33,10 +34,11 @@ from wds_pipeline.errors import (
     DestinationError,
     VerificationError,
 )
-from wds_pipeline.storage import open_storage
+from wds_pipeline.storage import LocalStorage, open_storage
 
 _SCANS = 3  # a source that changes while it is packed is scanned anew, so many times at most
 _COMMITS = 10
+_LOST = 20  # how often another build may be at the same shards at the same moment
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Draft:
     plan: Plan
     rejected: Rejections = field(default_factory=Rejections.none)
     packed: frozenset[str] = frozenset()
+    repaired: frozenset[str] = frozenset()
     damaged: frozenset[str] = frozenset()
+    lost: int = 0
     superseded: frozenset[str] = frozenset()
     repack: bool = False
     resplit: bool = False
@@ -73,7 +77,7 @@ class Build:
         self.progress = progress
         self.source = open_storage(config.source_url)
         self.destination = open_storage(config.destination_url)
-        _refuse_nesting(config)
+        _refuse_nesting(self.source, self.destination, config.name)
 
     def open_destination(self) -> None:
         """Makes the destination this dataset's, and tidies up after a build that was killed.
@@ -102,6 +106,8 @@ class Build:
         newest = self.newest()
         if newest is None or newest.inputs != self.inputs(listing):
             return None
+        if "unstable" in newest.quarantined:
+            return None  # files that could not be read may be readable now
         there = set(self.destination.list_names(seal.FOLDER))
         for shard in newest.shards:
             if any(shard.name + end not in there for end in (seal.MEMBERS, seal.SEAL)):
@@ -179,11 +185,11 @@ class Build:
         return settle.unsealed(self.destination, plan.shards, sizes)
 
     def pack(self, plan: Plan, shards: Sequence[ShardPlan], pool: Executor) -> list[Packed]:
-        """Packs these shards of the plan. Raises DestinationError, WorkerError."""
-        packed = settle.pack_shards(self.config, plan, shards, pool, self.progress)
+        """Packs these shards of the plan. Raises DestinationError, VerificationError, WorkerError."""
         newest = self.newest()
-        again = {shard.name for shard in newest.shards} if newest else set()
-        again &= {each.name for each in packed if each.seal is not None}
+        published = {shard.name: shard.digest for shard in newest.shards} if newest else {}
+        packed = settle.pack_shards(self.config, plan, shards, pool, self.progress, published)
+        again = published.keys() & {each.name for each in packed if each.seal is not None}
         if again:  # repaired: the views' hard links still lead to the damaged files
             publish.relink_views(self.destination, again)
         return packed
@@ -224,9 +230,9 @@ class Build:
         Raises DataError when too many samples turn out to be unusable, VerificationError when a
         shard is damaged again after it was packed anew.
         """
-        check_policies(draft.plan, self.config)
         scans = 1
         while True:
+            check_policies(draft.plan, self.config)
             missing = self.unsealed(draft.plan)
             found = self._known_unusable(draft.plan, missing)
             if found:
@@ -234,7 +240,8 @@ class Build:
                 continue
             packed = self.pack(draft.plan, missing, pool) if missing else []
             done = frozenset(each.name for each in packed if each.seal is not None)
-            draft = replace(draft, packed=draft.packed | done)
+            again = done & {shard.name for shard in missing if not shard.causes}
+            draft = replace(draft, packed=draft.packed | done, repaired=draft.repaired | again)
             changed = [each for each in packed if each.seal is None]
             if changed and scans < _SCANS:
                 scans += 1
@@ -246,7 +253,6 @@ class Build:
                 if after is draft:
                     return draft
                 draft = after
-            check_policies(draft.plan, self.config)
 
     def _known_unusable(self, plan: Plan, missing: Sequence[ShardPlan]) -> Rejections:
         """What a build that was killed had found in shards that it then removed."""
@@ -261,7 +267,12 @@ class Build:
         shards = self.unverified(draft.plan)
         if shards:
             self.verify(draft.plan, shards, pool, draft.superseded)
-        reports = self._reports(draft.plan)
+        try:
+            reports = self._reports(draft.plan)
+        except VerificationError:
+            if draft.lost >= _LOST:
+                raise
+            return replace(draft, lost=draft.lost + 1)
         damaged = [report for report in reports if not report.passed]
         for report in damaged:
             if report.name in draft.damaged:
@@ -282,7 +293,10 @@ class Build:
         """The draft without these samples; shards that this build packed with them are removed."""
         after = self._draft(draft, rejected=draft.rejected.add(found), keep_places=True)
         kept = {shard.name for shard in after.plan.shards}
-        for name in draft.packed - kept:
+        places = set(zip(*(found.table[name].to_pylist() for name in ("split", "slot")), strict=True))
+        spoilt = {s.name for s in draft.plan.shards if (s.split, s.slot) in places}
+        # Others that are superseded stay: another build may be about to publish them.
+        for name in (draft.packed & spoilt) - kept:
             # Its report stays, until the commit: what it says need not be found out again.
             for end in (seal.SEAL, seal.TAR, seal.MEMBERS):
                 self.destination.delete(seal.path(name, end))
@@ -399,10 +413,9 @@ class Build:
             if not plan.changed:
                 newest = self.newest()
                 if newest is None or newest.version != plan.parent:
-                    draft = self._draft(draft)
+                    draft = self._draft(draft, listing=self.scan())
                     continue
-                self._check_repaired(draft, newest)
-                status: Any = "repaired" if draft.packed else "unchanged"
+                status: Any = "repaired" if draft.repaired else "unchanged"
                 return BuildResult(status, newest, len(draft.packed), warnings=plan.warnings)
             manifest = self.publish(draft, self.report(draft))
             if manifest is not None:
@@ -414,24 +427,12 @@ class Build:
                 return BuildResult(
                     "published", manifest, len(draft.packed), causes, plan.gone, plan.warnings
                 )
-            draft = self._draft(draft)
+            # The other build may have seen a newer source than this one.
+            draft = self._draft(draft, listing=self.scan())
         raise DestinationError(
             f"{self.config.name}: other builds committed {_COMMITS} versions meanwhile; the sealed "
             "shards are kept, build again"
         )
-
-    def _check_repaired(self, draft: Draft, newest: Manifest) -> None:
-        """A shard that was packed anew under its old name must have its old bytes."""
-        for shard in newest.shards:
-            if shard.name in draft.packed:
-                sealed = seal.read_seal(self.destination, shard.name)
-                if sealed is None or sealed.digest != shard.digest:
-                    raise VerificationError(
-                        f"{self.config.name}: {shard.name}: packed anew, it has the digest "
-                        f"{sealed.digest if sealed else None}; version {shard.since} was published "
-                        f"with {shard.digest}. A source file has other bytes but its old size and "
-                        "time; touch it, or set source.fingerprint: content"
-                    )
 
 
 def build(
@@ -457,11 +458,11 @@ def build(
         return work.finish(draft, pool)
 
 
-def _refuse_nesting(config: DatasetConfig) -> None:
+def _refuse_nesting(source: LocalStorage, destination: LocalStorage, dataset: str) -> None:
     """A destination inside the source would be packed into itself."""
-    source, destination = config.source_url.rstrip("/"), config.destination_url.rstrip("/")
-    if f"{destination}/".startswith(f"{source}/") or f"{source}/".startswith(f"{destination}/"):
+    one, other = (os.path.join(os.path.realpath(each.root), "") for each in (source, destination))
+    if one.startswith(other) or other.startswith(one):
         raise ConfigError(
-            f"{config.name}: destination.url: {destination} and source.url: {source} lie in each "
+            f"{dataset}: destination.url: {destination.url} and source.url: {source.url} lie in each "
             "other; give the destination a folder outside of the source"
         )

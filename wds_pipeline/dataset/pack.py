@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 import xxhash
 
 from wds_pipeline.dataset import seal, tar
 from wds_pipeline.dataset.plan import Recipe
 from wds_pipeline.dataset.seal import Seal
-from wds_pipeline.errors import SourceChanged
+from wds_pipeline.errors import SourceChanged, VerificationError
 from wds_pipeline.storage import LocalStorage, Writer, open_storage
 
 _BUFFER = 4 * 1024 * 1024
@@ -45,45 +46,75 @@ class PackJob:
     source: str
     destination: str
     digest: str = "xxh3-128"
+    published: str = ""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What came of a job: the seal, or the source file because of which there is none."""
+    """What came of a job: the seal, or the source files (path, reason) because of which there is none."""
 
     name: str
     seal: Seal | None
-    changed_path: str = ""
-    changed_reason: str = ""
+    changed: tuple[tuple[str, str], ...] = ()
 
 
 def run(job: PackJob) -> Packed:
     """Packs one shard; a source that changed since the scan is a result, not an error.
 
-    Raises DestinationError when the destination cannot be written.
+    Raises DestinationError when the destination cannot be written, VerificationError as `pack` does.
     """
     source, destination = open_storage(job.source), open_storage(job.destination)
     try:
-        sealed = pack(job.recipe, source, destination, job.digest)
+        sealed = pack(job.recipe, source, destination, job.digest, job.published)
     except SourceChanged as error:
-        return Packed(job.recipe.name, None, error.path, error.reason)
+        return Packed(job.recipe.name, None, _all_changed(job.recipe, source, error))
     return Packed(job.recipe.name, sealed)
 
 
+def _all_changed(
+    recipe: Recipe, source: LocalStorage, first: SourceChanged
+) -> tuple[tuple[str, str], ...]:
+    """What else would be met, one attempt after the other: a folder of unreadable files, say."""
+    found = {first.path: first.reason}
+    columns = (recipe.members[name].to_pylist() for name in ("path", "size", "fingerprint"))
+    for path, size, fingerprint in zip(*columns, strict=True):
+        try:
+            source.check_source(path, size, fingerprint)
+        except SourceChanged as error:
+            found.setdefault(error.path, error.reason)
+    return tuple(found.items())
+
+
 def pack(
-    recipe: Recipe, source: LocalStorage, destination: LocalStorage, digest: str = "xxh3-128"
+    recipe: Recipe,
+    source: LocalStorage,
+    destination: LocalStorage,
+    digest: str = "xxh3-128",
+    published: str = "",
 ) -> Seal:
     """Writes a recipe's tar and its member index, and seals them.
 
     The same recipe gives the same bytes on every machine. The seal is written last: a shard without
-    one does not exist for anybody.
+    one does not exist for anybody. `published` is the digest that a version already gives the shard.
 
-    Raises SourceChanged when a source file is no longer what the recipe says, DestinationError when
-    the destination cannot be written; then nothing is sealed.
+    Raises SourceChanged when a source file is no longer what the recipe says, VerificationError when
+    the bytes are not those published, DestinationError when the destination cannot be written; then
+    nothing is sealed, and what was stored is not replaced.
     """
-    with destination.create(seal.path(recipe.name, seal.TAR)) as file:
+    digest = published.partition(":")[0] or digest
+    where = seal.path(recipe.name, seal.TAR)
+    with destination.create(where) as file:
         stream = _TarStream(file, source, DIGESTS[digest]())
         offsets = stream.write(recipe.members)
+        found = f"{digest}:{stream.digest.hexdigest()}"
+        if published and found != published:
+            raise VerificationError(
+                f"{destination.locate(where)}: missing or damaged, and packed anew it would have the "
+                f"digest {found}; it was published with {published}. A source file has other bytes "
+                "but its old size and time: touch it, or set source.fingerprint: content"
+            )
+    if published:  # a repair is read back; other builds may already have read back a new shard
+        destination.delete(seal.path(recipe.name, seal.REPORT))
     index = _member_index(recipe, offsets)
     destination.put(seal.path(recipe.name, seal.MEMBERS), seal.parquet_bytes(index))
     sealed = Seal(
@@ -94,13 +125,13 @@ def pack(
         samples=recipe.samples,
         members=recipe.members.num_rows,
         bytes=stream.position,
-        digest=f"{digest}:{stream.digest.hexdigest()}",
+        digest=found,
     )
     destination.put(seal.path(recipe.name, seal.SEAL), seal.dump_seal(sealed))
     return sealed
 
 
-def _member_index(recipe: Recipe, offsets: list[int]) -> pa.Table:
+def _member_index(recipe: Recipe, offsets: np.ndarray) -> pa.Table:
     fields = recipe.members["field"].cast(pa.string()).to_pylist()
     names = recipe.members["name"].to_pylist()
     keys = [name[: -len(field) - 1] for name, field in zip(names, fields, strict=True)]
@@ -124,46 +155,60 @@ class _TarStream:
         self.digest = digest
         self.position = 0  # bytes handed on
         self.buffer = memoryview(bytearray(_BUFFER))
+        self.blocks = np.frombuffer(self.buffer, np.uint8).reshape(-1, tar.BLOCK)
 
-    def write(self, members: pa.Table) -> list[int]:
+    def write(self, members: pa.Table) -> np.ndarray:
         """Writes all members and the archive's end; returns where each one's data start."""
-        buffer, filled = self.buffer, 0
-        block, header, read_into = tar.BLOCK, tar.header, self.source.read_into
-        offsets: list[int] = []
-        columns = (members[name].to_pylist() for name in ("name", "path", "size", "fingerprint"))
-        for name, path, size, fingerprint in zip(*columns, strict=True):
-            head = header(name, size)
-            start = filled + len(head)
-            stop = start + size
-            end = stop + -size % block
-            if end > _BUFFER:
-                self._flush(filled)
-                start -= filled
-                stop -= filled
-                end -= filled
-                filled = 0
-            offsets.append(self.position + start)
-            if end > _BUFFER:
-                self._stream(head, path, size, fingerprint)
-                continue
-            buffer[filled:start] = head
-            read_into(path, buffer[start:stop], fingerprint)
-            buffer[stop:end] = bytes(end - stop)
-            filled = end
-        self._flush(filled)
+        names = members["name"].cast(pa.large_binary()).to_pylist()
+        paths, fingerprints = members["path"].to_pylist(), members["fingerprint"].to_pylist()
+        sizes = members["size"].to_numpy()
+        heads = np.full(len(names), tar.BLOCK)
+        for each in tar.unusual(names, sizes):
+            heads[each] = len(tar.header(names[each].decode(), int(sizes[each])))
+        bounds = np.concatenate(([0], np.cumsum(heads + sizes + -sizes % tar.BLOCK)))
+        starts = bounds[:-1] + heads
+        first = 0
+        while first < len(names):
+            base = bounds[first]
+            stop = int(np.searchsorted(bounds, base + _BUFFER, side="right")) - 1
+            if stop > first:
+                some = slice(first, stop)
+                self._put_heads(names[some], sizes[some], bounds[first : stop + 1] - base)
+                begins = (starts[some] - base).tolist()
+                ends = (starts[some] - base + sizes[some]).tolist()
+                self._read(paths[some], begins, ends, fingerprints[some])
+                self._hand_on(self.buffer[: bounds[stop] - base])
+            else:  # it does not fit into the buffer
+                stop = first + 1
+                head = tar.header(names[first].decode(), int(sizes[first]))
+                self._stream(head, paths[first], int(sizes[first]), fingerprints[first])
+            first = stop
         self._hand_on(tar.end(self.position))
-        return offsets
+        return starts
+
+    def _put_heads(self, names: list[bytes], sizes: np.ndarray, bounds: np.ndarray) -> None:
+        """Puts headers and padding of members that lie between these bounds into the buffer."""
+        rows = bounds // tar.BLOCK
+        self.blocks[rows[1:] - 1] = 0  # each one's last block, most of which the data will cover
+        self.blocks[rows[:-1]] = tar.plain_headers(names, sizes)
+        for each in tar.unusual(names, sizes):
+            head = tar.header(names[each].decode(), int(sizes[each]))
+            self.buffer[bounds[each] : bounds[each] + len(head)] = head
+
+    def _read(
+        self, paths: list[str], begins: list[int], ends: list[int], fingerprints: list[str]
+    ) -> None:
+        """Reads members' data to their places in the buffer."""
+        buffer, read_into = self.buffer, self.source.read_into
+        for path, begin, end, fingerprint in zip(paths, begins, ends, fingerprints, strict=True):
+            read_into(path, buffer[begin:end], fingerprint)
 
     def _stream(self, head: bytes, path: str, size: int, fingerprint: str) -> None:
-        """A member that does not fit into the buffer."""
+        """Writes a member chunk by chunk."""
         self._hand_on(head)
         for chunk in self.source.read_chunks(path, size, fingerprint):
             self._hand_on(chunk)
         self._hand_on(bytes(tar.padding(size)))
-
-    def _flush(self, filled: int) -> None:
-        if filled:
-            self._hand_on(self.buffer[:filled])
 
     def _hand_on(self, data: bytes | memoryview) -> None:
         self.digest.update(data)

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from wds_pipeline import __version__
 from wds_pipeline.dataset import seal, version
 from wds_pipeline.dataset.version import Manifest
-from wds_pipeline.dataset.view import has_view, make_view, view_names
+from wds_pipeline.dataset.view import has_view, make_view, outdated, view_names
 from wds_pipeline.errors import DestinationError, VersionError
 from wds_pipeline.storage import LocalStorage
 
@@ -42,12 +42,18 @@ def commit(storage: LocalStorage, manifest: Manifest, files: Mapping[str, bytes]
         storage.put_if_absent(path, manifest.dump())
     except DestinationError as error:
         # What failed may be the reply alone.
-        if _committed_by(storage, manifest.version) != manifest.write_id:
+        if _committed_by(storage, manifest.version) is None:
             raise DestinationError(
                 f"{manifest.dataset}: version {manifest.version}: {error} (nothing was removed; "
                 "build again: it finds what is there)"
             ) from error
-    if _committed_by(storage, manifest.version) != manifest.write_id:
+    mine = _committed_by(storage, manifest.version) == manifest.write_id
+    if mine and version.list_versions(storage)[-1] > manifest.version:
+        # `gc` had removed the number that another build had committed; later versions know nothing of
+        # this one.
+        storage.delete(path)
+        mine = False
+    if not mine:
         for name in files:
             storage.delete(staged + name)  # known: this number is another build's
         return False
@@ -71,13 +77,19 @@ def finish(storage: LocalStorage, manifest: Manifest) -> None:
         with suppress(DestinationError):  # another process may be tidying up too
             storage.link(folder + name, staged + name)
             storage.delete(staged + name)
-    if not has_view(storage, manifest):
-        with suppress(DestinationError):  # a filesystem without hard links; `view` says so
+    with suppress(DestinationError):  # a filesystem without hard links; `view` says so
+        repaired = outdated(storage, manifest)
+        if repaired:  # by a build that was killed before it came to this
+            relink_views(storage, repaired)
+        if not has_view(storage, manifest):
             make_view(storage, manifest)
 
 
 def relink_views(storage: LocalStorage, names: Collection[str]) -> None:
-    """Points every version's brace-able names of these shards to their present files."""
+    """Points every version's brace-able names of these shards to their present files.
+
+    The newest version's come last: as long as they are outdated, `finish` does this again.
+    """
     for number in version.list_versions(storage):
         manifest = version.try_read(storage, number)
         for path, shard in view_names(manifest) if manifest else ():

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from wds_pipeline.config import RetentionConfig
 from wds_pipeline.dataset import seal, version
+from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.storage import TEMPORARY, FileInfo, LocalStorage
 
 GRACE_SECONDS = 24 * 3600.0
@@ -55,7 +56,7 @@ def find_garbage(
     unneeded: dict[str, list[FileInfo]] = {}
     for file in storage.list_files(seal.FOLDER):
         match = _SHARD.fullmatch(file.path.removeprefix(seal.FOLDER))
-        if match is None:
+        if match is None or _is_temporary(file):
             _add_if_temporary(garbage, file, now, grace)
         elif match.group(1) not in needed:
             unneeded.setdefault(match.group(1), []).append(file)
@@ -66,8 +67,13 @@ def find_garbage(
         garbage.shards.append(name)
         # The seal first: a shard half removed is a shard not sealed.
         garbage.files += sorted(files, key=lambda file: not file.path.endswith(seal.SEAL))
-    for file in _beside_versions(storage, manifests.keys() - set(garbage.versions)):
-        _add_if_temporary(garbage, file, now, grace, always="/build-" in file.path)
+    for file in storage.list_files():
+        _add_if_temporary(garbage, file, now, grace)
+    for number, file in _beside_versions(storage, manifests):
+        if number not in garbage.versions:  # those go as a whole
+            # Below the newest, a number without a manifest is what an interrupted `collect` left.
+            left = number not in manifests and bool(numbers) and number < numbers[-1]
+            _add_if_temporary(garbage, file, now, grace, always=left or "/build-" in file.path)
     return garbage
 
 
@@ -91,12 +97,12 @@ def collect(storage: LocalStorage, garbage: Garbage, grace: float = GRACE_SECOND
     }
     spared: set[str] = set()
     for file in garbage.files:
-        name = file.path.removeprefix(seal.FOLDER).partition(".")[0]
+        name = file.path.removeprefix(seal.FOLDER).partition(".")[0] or file.path
         found = storage.stat(file.path)
         if name in needed or name in spared or found is None:
             continue
-        if file.path.endswith(seal.SEAL) and time.time() - found.modified < grace:
-            spared.add(name)  # a build took it up just now
+        if time.time() - found.modified < grace:
+            spared.add(name)  # a build took it up or wrote it just now
             continue
         storage.delete(file.path)
         freed += file.size
@@ -106,23 +112,28 @@ def collect(storage: LocalStorage, garbage: Garbage, grace: float = GRACE_SECOND
 def _add_if_temporary(
     garbage: Garbage, file: FileInfo, now: float, grace: float, always: bool = False
 ) -> None:
-    unfinished = file.path.rpartition("/")[2].startswith(TEMPORARY)
-    if (unfinished or always) and now - file.modified >= grace:
+    if (always or _is_temporary(file)) and now - file.modified >= grace:
         garbage.files.append(file)
 
 
-def _beside_versions(storage: LocalStorage, kept: set[int]) -> Iterator[FileInfo]:
-    for name in storage.list_folders(version.FOLDER):
-        where = f"{version.FOLDER}/{name}/"
-        if not name.isdigit():
-            continue
-        yield from storage.list_files(where)
-        if int(name) in kept:
-            write_id = version.read(storage, int(name), "").write_id
-            mine = version.build_folder(int(name), write_id)
-            yield from (f for f in _deeper(storage, where) if not f.path.startswith(mine))
-        else:
-            yield from _deeper(storage, where)
+def _is_temporary(file: FileInfo) -> bool:
+    return file.path.rpartition("/")[2].startswith(TEMPORARY)
+
+
+def _beside_versions(
+    storage: LocalStorage, manifests: Mapping[int, Manifest]
+) -> Iterator[tuple[int, FileInfo]]:
+    """What lies in the folders and views of versions, but not what a published one is still read from."""
+    for parent in (version.FOLDER, version.VIEWS):
+        for name in storage.list_folders(parent):
+            if not name.isdigit():
+                continue
+            number, where = int(name), f"{parent}/{name}/"
+            manifest = manifests.get(number)
+            mine = version.build_folder(number, manifest.write_id) if manifest else None
+            for file in (*storage.list_files(where), *_deeper(storage, where)):
+                if mine is None or not file.path.startswith(mine):
+                    yield number, file
 
 
 def _deeper(storage: LocalStorage, where: str) -> Iterator[FileInfo]:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wds_pipeline.errors import VerificationError
+from wds_pipeline.errors import VerificationError, VersionError
 from wds_pipeline.storage import LocalStorage
 
 FOLDER = "shards/"
@@ -74,13 +74,13 @@ def path(name: str, ending: str) -> str:
 def read_seal(storage: LocalStorage, name: str) -> Seal | None:
     """The seal of a shard, or None if it is not sealed.
 
-    Raises VerificationError for a seal that is not readable.
+    Raises VerificationError for a seal that is not readable, VersionError for one of a newer format.
     """
     where = path(name, SEAL)
     try:
         values = json.loads(storage.read(where))
         if values["format_version"] > FORMAT_VERSION:
-            raise VerificationError(
+            raise VersionError(
                 f"{storage.locate(where)}: format version {values['format_version']}; this release "
                 f"reads up to {FORMAT_VERSION}. Update wds_pipeline"
             )
@@ -96,7 +96,7 @@ def read_seal(storage: LocalStorage, name: str) -> Seal | None:
 def parquet_bytes(table: pa.Table) -> bytes:
     """A table as the bytes of a Parquet file, the same for the same table and pyarrow."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 
@@ -108,9 +108,10 @@ def read_parquet(storage: LocalStorage, where: str) -> pa.Table:
 def parse_parquet(data: bytes, where: str) -> pa.Table:
     """A Parquet file's bytes as a table. Raises VerificationError, naming `where` it was."""
     try:
-        return pq.read_table(pa.BufferReader(data))
-    except pa.ArrowInvalid as error:
-        raise VerificationError(f"{where}: not a Parquet file: {error}; restore it") from error
+        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        what = " ".join(str(error).split())
+        raise VerificationError(f"{where}: not a Parquet file: {what}; restore it") from error
 
 
 def read_member_index(storage: LocalStorage, name: str) -> pa.Table:

@@ -53,13 +53,12 @@ def unsealed(
         name = shard.name
         whole = all(name + end in there for end in (seal.TAR, seal.MEMBERS, seal.SEAL))
         if whole:
-            size = sizes.get(name)
-            if size is None:
-                found = _seal_or_none(storage, name)
-                size = found.bytes if found else -1
-                whole = storage.touch(seal.path(name, seal.SEAL))
+            found = _seal_or_none(storage, name)
             tar = storage.stat(seal.path(name, seal.TAR))
-            whole = whole and tar is not None and tar.size == size
+            size = sizes.get(name, found.bytes if found else -1)
+            whole = found is not None and tar is not None and tar.size == size
+            if whole and name not in sizes:
+                whole = storage.touch(seal.path(name, seal.SEAL))
         if not whole:
             missing.append(shard)
     return missing
@@ -78,16 +77,24 @@ def pack_shards(
     shards: Sequence[ShardPlan],
     pool: Executor,
     progress: Progress | None = None,
+    published: Mapping[str, str] | None = None,
 ) -> list[Packed]:
-    """Packs these shards of the plan with the pool.
+    """Packs these shards of the plan with the pool; `published` are digests by name, to repair.
 
-    Raises DestinationError, before anything is written, when they do not fit on the disk.
+    Raises VerificationError when a repaired shard would not have the digest it was published with,
+    and DestinationError, before anything is written, when they do not fit on the disk.
     """
     total = sum(shard.bytes for shard in shards)
     _check_space(config, total)
     jobs = (
-        PackJob(plan.recipe(s), config.source_url, config.destination_url, config.shards.digest)
-        for s in shards
+        PackJob(
+            plan.recipe(shard),
+            config.source_url,
+            config.destination_url,
+            config.shards.digest,
+            (published or {}).get(shard.name, ""),
+        )
+        for shard in shards
     )
     sizes = {shard.name: shard.bytes for shard in shards}
     done = 0
@@ -189,8 +196,9 @@ def reject(plan: Plan, found: Mapping[str, tuple[str, str]]) -> Rejections:
                     "files": [],
                     "bytes": 0,
                     "digest": plan.ledger["digest"][row].as_py(),
-                    "split": None,
-                    "slot": None,
+                    # its place, which a later draft's ledger will not know any more
+                    "split": plan.ledger["split"][row].as_py(),
+                    "slot": plan.ledger["slot"][row].as_py(),
                 }
             )
     return Rejections(pa.Table.from_pylist(rows, schema=ledger.QUARANTINE))
@@ -215,9 +223,10 @@ def reject_unstable(plan: Plan, packed: Iterable[Packed]) -> Rejections:
     files = plan.samples.files
     for each in packed:
         if each.seal is None:
-            row = pc.index(files["path"], each.changed_path).as_py()
-            if row >= 0:
-                name, field = files["name"][row].as_py(), files["field"][row].as_py()
-                detail = f"{each.changed_path}: {each.changed_reason}"
-                found[name[: -len(field) - 1]] = ("unstable", detail)
+            reasons = dict(each.changed)
+            rows = pc.is_in(files["path"], pa.array(list(reasons), pa.large_string()))
+            columns = (files.filter(rows)[name].to_pylist() for name in ("path", "name", "field"))
+            for path, name, field in zip(*columns, strict=True):
+                key = name[: -len(field) - 1]
+                found.setdefault(key, ("unstable", f"{path}: {reasons[path]}"))
     return reject(plan, found)

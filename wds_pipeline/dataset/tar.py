@@ -8,6 +8,9 @@ in both, which GNU tar, libarchive and Python's tarfile all read back.
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Sequence
+
+import numpy as np
 
 BLOCK = 512
 # What GNU tar writes at the end: two zero blocks, then zeros to a whole 10,240-byte record.
@@ -37,6 +40,7 @@ def _constant_part() -> tuple[bytes, bytes, int]:
 
 
 _BEFORE_SIZE, _AFTER_SIZE, _CONSTANT_SUM = _constant_part()
+_TEMPLATE = np.frombuffer(_info("", 0).tobuf(tarfile.USTAR_FORMAT), np.uint8)
 
 
 def header(name: str, size: int) -> bytes:
@@ -61,6 +65,29 @@ def _long_header(name: str, size: int) -> bytes:
         return info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict")
     except ValueError:  # no place to split the name, or the size has too many digits
         return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+
+
+def unusual(names: Sequence[bytes], sizes: np.ndarray) -> list[int]:
+    """Which members have another header than `plain_headers` would give them."""
+    lengths = np.fromiter(map(len, names), np.int64, len(names))
+    found = (lengths > _USTAR_NAME) | (sizes >= _USTAR_MAX_SIZE)
+    return list(np.flatnonzero(found).tolist())
+
+
+def plain_headers(names: Sequence[bytes], sizes: np.ndarray) -> np.ndarray:
+    """What `header` gives each member that is not `unusual`, as rows of 512 bytes."""
+    rows = np.tile(_TEMPLATE, (len(names), 1))
+    rows[:, :_USTAR_NAME] = np.array(names, f"S{_USTAR_NAME}")[:, None].view(np.uint8)
+    rows[:, 124:135] = _octal(sizes, 11)
+    variable = rows[:, :_USTAR_NAME].sum(axis=1) + rows[:, 124:135].sum(axis=1)
+    rows[:, 148:154] = _octal(variable.astype(np.int64) + _CONSTANT_SUM, 6)
+    rows[:, 154] = 0
+    return rows
+
+
+def _octal(numbers: np.ndarray, digits: int) -> np.ndarray:
+    """The digits of each number, as ASCII."""
+    return (numbers[:, None] >> np.arange(3 * digits - 3, -1, -3) & 7) + 0x30
 
 
 def padding(size: int) -> int:

@@ -142,6 +142,11 @@ def check_marker(storage: LocalStorage, dataset: str) -> bool:
         raise DestinationError(
             f"{dataset}: destination.url: {storage.url}: found a file; expected a folder"
         ) from None
+    except OSError as error:
+        raise DestinationError(
+            f"{dataset}: destination.url: {storage.locate(MARKER)}: not readable ({error.strerror}); "
+            "expected a folder that this user may read and write"
+        ) from error
     except (ValueError, KeyError, TypeError):
         raise DestinationError(
             f"{dataset}: destination.url: {storage.locate(MARKER)}: not readable as wds_pipeline's; "
@@ -199,7 +204,7 @@ def try_read(storage: LocalStorage, version: int) -> Manifest | None:
         return Manifest.model_validate(values)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise VersionError(
             f"{storage.locate(path)}: not a readable manifest ({str(error).splitlines()[0]}); restore "
             "the file from a backup, or remove the version's folder to fall back on the one before"
@@ -215,6 +220,11 @@ def read_file(storage: LocalStorage, manifest: Manifest, name: str) -> bytes:
             return storage.read(path)
         except FileNotFoundError:
             continue
+        except OSError as error:
+            raise VersionError(
+                f"{storage.locate(path)}: not readable ({error.strerror}); expected a file that this "
+                "user may read"
+            ) from error
     raise VersionError(
         f"{storage.locate(plain)}: missing from version {manifest.version} of {manifest.dataset}; "
         "restore the file from a backup, or `wds-pipeline restore` another version"

@@ -25,6 +25,17 @@ def has_view(storage: LocalStorage, manifest: Manifest) -> bool:
     return all(path.rpartition("/")[2] in there for path, _ in view_names(manifest))
 
 
+def outdated(storage: LocalStorage, manifest: Manifest) -> set[str]:
+    """The shards that a name of this version does not lead to, but to the file before a repair."""
+    return {
+        shard.name
+        for path, shard in view_names(manifest)
+        if not storage.same_file(path, shard.path)
+        and storage.stat(path) is not None
+        and storage.stat(shard.path) is not None
+    }
+
+
 def make_view(storage: LocalStorage, manifest: Manifest) -> None:
     """Gives the shards their brace-able names. Raises DestinationError."""
     for path, shard in view_names(manifest):

@@ -1,0 +1,157 @@
+"""Verifying a published version: every shard read back, against manifest, ledger and inventory.
+
+Writes nothing, so that it also runs where the destination is read-only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wds_pipeline.compute import run_all
+from wds_pipeline.config import DatasetConfig, SamplesConfig
+from wds_pipeline.dataset import ledger, naming, seal, version
+from wds_pipeline.dataset.report import Report, ShardRow, make_report
+from wds_pipeline.dataset.seal import Seal
+from wds_pipeline.dataset.settle import Progress
+from wds_pipeline.dataset.shard_report import Finding, Rules, ShardReport
+from wds_pipeline.dataset.verify import read_thumbnail, verify_shard
+from wds_pipeline.dataset.version import Manifest
+from wds_pipeline.errors import VerificationError
+from wds_pipeline.storage import LocalStorage, open_storage
+
+
+@dataclass(frozen=True)
+class AuditJob:
+    """All that a worker needs to verify one published shard; `wanted` is its seal as published."""
+
+    wanted: Seal
+    destination: str
+    rules: Rules
+    expected: pa.Table
+
+
+def run(job: AuditJob) -> ShardReport:
+    """Verifies one shard as it was published, and its seal; damage is among the findings."""
+    storage = open_storage(job.destination)
+    report = verify_shard(storage, job.wanted, job.rules, job.expected)
+    try:
+        found = seal.read_seal(storage, job.wanted.name)
+    except VerificationError as error:
+        problem = str(error)
+    else:
+        if found == job.wanted:
+            return report
+        where = storage.locate(seal.path(job.wanted.name, seal.SEAL))
+        problem = f"{where} is gone" if found is None else f"{where} is not as it was published"
+    finding = Finding(
+        "error", "bad_seal", job.wanted.name, "", "", f"{problem}. Remove it and build again"
+    )
+    report.findings.append(finding)
+    return report
+
+
+def audit(
+    config: DatasetConfig,
+    storage: LocalStorage,
+    manifest: Manifest,
+    rules: Rules,
+    pool: Executor,
+    progress: Progress | None = None,
+) -> Report:
+    """Reads a whole version back with the pool and reports on it; nothing is stored.
+
+    Raises VersionError, VerificationError when the version's own files cannot be read.
+    """
+    members = expected_members(storage, manifest)
+    quarantine = version.read_table(storage, manifest, version.QUARANTINE)
+    jobs = [
+        AuditJob(
+            Seal(
+                shard.name, shard.split, shard.slot, shard.recipe, shard.samples,
+                members[shard.partition].num_rows, shard.bytes, shard.digest,
+            ),
+            config.destination_url, rules, members[shard.partition],
+        )
+        for shard in manifest.shards
+    ]  # fmt: skip
+    total, done = manifest.total_bytes, 0
+    reports = []
+    for job, report in run_all(pool, run, jobs):
+        reports.append(report)
+        done += job.wanted.bytes
+        if progress is not None:
+            progress("verify", done, total)
+    published = version.read_table(storage, manifest, version.LEDGER).num_rows
+    return make_report(
+        dataset=config.name,
+        level=rules.level,
+        reports=reports,
+        samples_in=published + quarantine.num_rows,
+        quarantine=quarantine.drop_columns(["digest", "split", "slot"]),
+        files=manifest.files,
+        required=samples_config(config, manifest).required,
+        shards=[
+            ShardRow(s.name, s.split, s.slot, s.samples, s.bytes, s.cause) for s in manifest.shards
+        ],
+        on_leak=config.verify.on_leak,
+        picture=lambda shard, key: read_thumbnail(storage, rules, shard, key),
+    )
+
+
+def samples_config(config: DatasetConfig, manifest: Manifest) -> SamplesConfig:
+    """The rules that the version was built by; the dataset's present ones if these are not legible."""
+    try:
+        return SamplesConfig.model_validate(manifest.config.get("samples") or {})
+    except ValueError:
+        return config.samples
+
+
+def expected_members(storage: LocalStorage, manifest: Manifest) -> dict[str, pa.Table]:
+    """By partition, the members (name, size) that the version's ledger and inventory say, in order.
+
+    Raises VersionError, VerificationError when these cannot be read or do not fit the manifest.
+    """
+    places = version.read_table(storage, manifest, version.LEDGER)
+    inventory = version.read_table(storage, manifest, version.INVENTORY)
+    files = inventory.filter(pc.equal(inventory["status"].cast(pa.string()), naming.OK))
+    at = pc.index_in(files["key"], value_set=places["key"].combine_chunks())
+    files, row = files.filter(pc.is_valid(at)), pc.drop_null(at).to_numpy()
+    fields = files["field"].cast(pa.string())
+    # Fields by code point, as the recipe has them.
+    order = np.lexsort((pc.rank(fields, tiebreaker="dense").to_numpy(), row))
+    dot = pa.scalar(".", pa.large_string())
+    names = pc.binary_join_element_wise(files["key"], fields.cast(pa.large_string()), dot)
+    members = pa.table({"name": names, "size": files["size"]}).take(pa.array(order))
+    found = dict(_by_partition(places, members, row[order]))
+    wanted = {shard.partition for shard in manifest.shards}
+    if found.keys() != wanted:
+        odd = sorted(found.keys() ^ wanted)
+        raise VerificationError(
+            f"{manifest.dataset}: version {manifest.version}: its ledger and its manifest differ in "
+            f"{len(odd):,} shards, such as {odd[0]}; restore either from a backup"
+        )
+    return found
+
+
+def _by_partition(
+    places: pa.Table, members: pa.Table, row: np.ndarray
+) -> Iterator[tuple[str, pa.Table]]:
+    if not len(row):
+        return
+    codes, split_names = ledger.names(places["split"])
+    slots = places["slot"].to_numpy()
+    split, slot = codes[row], slots[row]
+    starts = np.flatnonzero((np.diff(split) != 0) | (np.diff(slot) != 0)) + 1
+    bounds = [0, *starts.tolist(), len(row)]
+    for start, stop in pairwise(bounds):
+        yield (
+            f"{split_names[split[start]]}-{slot[start]:06d}",
+            members.slice(start, stop - start).combine_chunks(),
+        )

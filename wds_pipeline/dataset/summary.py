@@ -1,0 +1,120 @@
+"""A published version in a few lines, for the end of a build: on a terminal, in a log, in the UI."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+
+from wds_pipeline.config import DatasetConfig
+from wds_pipeline.dataset import version, view
+from wds_pipeline.dataset.preview import reasons
+from wds_pipeline.dataset.version import Manifest
+from wds_pipeline.dataset.wording import aligned, clip, counted, human_bytes, printable
+from wds_pipeline.storage import LocalStorage
+
+_WIDTH = 110
+
+
+def summary(config: DatasetConfig, storage: LocalStorage, manifest: Manifest) -> str:
+    """What a version holds, what was left out and why, how to read it, and what to try next.
+
+    Raises VersionError, VerificationError when the version's files cannot be read.
+    """
+    parts = [_head(manifest), _splits(manifest), _quarantine(storage, manifest)]
+    parts += [_verification(storage, manifest), _reading(storage, manifest)]
+    parts.append(_next(config, storage, manifest))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _head(manifest: Manifest) -> str:
+    packed = sum(shard.since == manifest.version for shard in manifest.shards)
+    origin = f"{packed} of {counted(len(manifest.shards), 'shard')} are new in it"
+    if manifest.restored_from is not None:
+        origin = f"restored from version {manifest.restored_from}"
+    return f"{manifest.dataset}, version {manifest.version} of {manifest.created} ({origin})"
+
+
+def _splits(manifest: Manifest) -> str:
+    rows = [("split", "shards", "samples", "bytes")]
+    rows += [
+        (name, f"{split.shards:,}", f"{split.samples:,}", human_bytes(split.bytes))
+        for name, split in manifest.splits.items()
+    ]
+    if len(manifest.splits) > 1:
+        rows.append(
+            (
+                "total",
+                f"{len(manifest.shards):,}",
+                f"{manifest.total_samples:,}",
+                human_bytes(manifest.total_bytes),
+            )
+        )
+    return "\n".join("  " + line for line in aligned(rows, right=(1, 2, 3)))
+
+
+def _quarantine(storage: LocalStorage, manifest: Manifest) -> str:
+    count = sum(manifest.quarantined.values())
+    if not count:
+        return "quarantine: no sample was left out"
+    table = version.read_table(storage, manifest, version.QUARANTINE)
+    total = count + manifest.total_samples
+    lines = [f"quarantine: {counted(count, 'sample')} of {total:,} left out"]
+    found = reasons(table)
+    heads = aligned([(each.reason, f"{each.count:,}") for each in found], right=(1,))
+    indent = " " * (len(heads[0]) + 4)
+    for each, head in zip(found, heads, strict=True):
+        advice = textwrap.wrap(each.advice, _WIDTH - len(indent)) or [""]
+        lines.append(f"  {head}  {advice[0]}")
+        lines += [indent + more for more in advice[1:]]
+        lines.append(f"{indent}e.g. {clip(each.examples[0], _WIDTH - len(indent) - 5)}")
+    return "\n".join(lines)
+
+
+def _verification(storage: LocalStorage, manifest: Manifest) -> str:
+    result = manifest.verification
+    errors, warnings = result.get("errors", 0), result.get("warnings", 0)
+    verdict = "passed" if result.get("passed") else f"failed with {counted(errors, 'error')}"
+    line = f"verification: {verdict} at level {result.get('level', '?')}"
+    if warnings:
+        named = ", ".join(f"{count:,} {code}" for code, count in result["findings"].items())
+        line += f", {counted(warnings, 'warning')} ({named})"
+    page = storage.locate(version.folder(manifest.version) + version.REPORT_HTML)
+    return f"{line}\nreport: {printable(page)}"
+
+
+def _reading(storage: LocalStorage, manifest: Manifest) -> str:
+    if view.has_view(storage, manifest):
+        patterns = view.patterns(storage, manifest)
+        lines = ["shards:", *(f"  {name}: {url}" for name, url in patterns.items())]
+        urls = repr(patterns[_main_split(manifest)])
+    else:
+        lines = [f"shards: `wds-pipeline view {manifest.dataset}` makes brace-able names"]
+        urls = repr([storage.locate(manifest.of_split(_main_split(manifest))[0].path)])
+    lines += [
+        "",
+        "read them with plain webdataset:",
+        "  import webdataset",
+        f"  dataset = webdataset.WebDataset({urls}, shardshuffle=False)",
+        "  for sample in dataset: print(sample['__key__'], list(sample))",
+    ]
+    return "\n".join(lines)
+
+
+def _main_split(manifest: Manifest) -> str:
+    return max(manifest.splits, key=lambda name: (name == "train", manifest.splits[name].samples))
+
+
+def _next(config: DatasetConfig, storage: LocalStorage, manifest: Manifest) -> str:
+    name = manifest.dataset
+    ledger = version.read_table(storage, manifest, version.LEDGER)
+    keys = ledger["key"].slice(0, 200).to_pylist()
+    key = min(keys, key=lambda each: (not each.replace("/", "").isascii(), len(each), each))
+    rows = [
+        ("  edit a file in " + config.source_url, "then: wds-pipeline plan " + name),
+        (f"  wds-pipeline show {name} {shlex.quote(key)}", "look at one sample"),
+        (f"  wds-pipeline versions {name}", "what is published"),
+        (f"  wds-pipeline build {name}", "build again: only what changed"),
+    ]
+    if name == "demo":
+        rows.append(("  make ui", "the same in Dagster's web interface"))
+    return "\n".join(["next:", *aligned(rows)])
