@@ -1,0 +1,83 @@
+"""`wds-pipeline build`: what changed, published as a new version."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wds_pipeline.cli.dataset_argument import dataset_argument, open_destination
+from wds_pipeline.cli.interrupt import interruptible
+from wds_pipeline.cli.json_output import json_option, print_json
+from wds_pipeline.cli.progress import progress_bars
+
+if TYPE_CHECKING:
+    from wds_pipeline.config import DatasetConfig
+    from wds_pipeline.dataset.build import BuildResult
+
+
+@click.command("build")
+@dataset_argument
+@json_option
+def command(config: DatasetConfig, as_json: bool) -> None:
+    """Build what changed and publish it as a new version.
+
+    Killed at any point, the next build goes on where it stopped; readers see the old version or the
+    new one. Exits with 0 when a version was published, and when nothing changed.
+    """
+    print_result(config, run_build(config), as_json)
+
+
+def run_build(config: DatasetConfig, **options: bool) -> BuildResult:
+    """Builds with progress bars; a stop says what is kept."""
+    from wds_pipeline.dataset.build import build
+
+    kept = (
+        "nothing was published; the shards sealed so far are kept, and "
+        f"`wds-pipeline build {config.name}` goes on from there"
+    )
+    with interruptible(kept), progress_bars() as progress:
+        return build(config, progress, **options)
+
+
+def print_result(config: DatasetConfig, result: BuildResult, as_json: bool) -> None:
+    """Says what a build did, and what the version holds."""
+    if as_json:
+        print_json(_values(result))
+        return
+    from wds_pipeline.dataset.summary import summary
+    from wds_pipeline.dataset.wording import counted, human_bytes, printable
+
+    manifest = result.manifest
+    if result.status == "unchanged":
+        click.echo(f"nothing changed: version {manifest.version} is up to date\n")
+    elif result.status == "repaired":
+        packed = counted(result.packed, "shard")
+        click.echo(f"nothing changed; repaired {packed} of version {manifest.version}\n")
+    else:
+        written = sum(s.bytes for s in manifest.shards if s.since == manifest.version)
+        gone = f", dropped {counted(len(result.gone), 'shard')}" if result.gone else ""
+        mended = result.packed - len(result.causes)
+        if mended > 0:
+            gone += f", repaired {counted(mended, 'shard')}"
+        click.echo(
+            f"published version {manifest.version}: wrote "
+            f"{counted(len(result.causes), 'shard')} ({human_bytes(written)}){gone}\n"
+        )
+    for warning in result.warnings:
+        click.echo(f"warning: {printable(warning)}\n")
+    click.echo(summary(config, open_destination(config), manifest), nl=False)
+
+
+def _values(result: BuildResult) -> dict[str, Any]:
+    manifest = result.manifest
+    return {
+        "status": result.status,
+        "version": manifest.version,
+        "packed": result.packed,
+        "causes": result.causes,
+        "gone": result.gone,
+        "warnings": result.warnings,
+        **manifest.model_dump(include={"dataset", "splits", "files", "quarantined"}),
+        "verification": manifest.verification,
+    }
