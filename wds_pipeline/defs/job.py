@@ -1,0 +1,223 @@
+"""`<name>_build`: the whole pipeline in one run. Each op is a step of `dataset.build.Build`.
+
+Parallelism lives in the workers that the session holds, not in Dagster's executor: an op costs 20 to
+40 ms in this process and 0.5 to 1.2 s in one of its own. So there are at most 64 batches, and they
+are run one after the other, each with all the workers.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import dagster as dg
+
+from wds_pipeline.compute import worker_count
+from wds_pipeline.config import DatasetConfig
+from wds_pipeline.dataset import seal, settle
+from wds_pipeline.dataset.build import BuildResult
+from wds_pipeline.dataset.plan import ShardPlan, check_policies
+from wds_pipeline.dataset.wording import counted, human_bytes
+from wds_pipeline.defs import catalogue, console, keys
+from wds_pipeline.defs.session import Options, Session, session_resource
+from wds_pipeline.defs.summary import print_summary
+
+_BATCHES = 64
+_LARGEST_BATCH = 256
+_SHARDS_A_WORKER = 8  # in a batch, or the workers would often wait for the last of them
+
+_OPTIONS = {
+    "repack": dg.Field(
+        bool,
+        is_required=False,
+        default_value=False,
+        description="Lay all shards out anew, as a new version; samples keep their splits.",
+    ),
+    "resplit": dg.Field(
+        bool,
+        is_required=False,
+        default_value=False,
+        description="Divide the samples into splits anew, and lay all shards out anew. Samples move "
+        "between train and val: models that saw the old train must not be judged by the new val.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Shards of the plan by name: those to pack, then those that were. `logged` are in the catalogue."""
+
+    options: Options
+    names: tuple[str, ...]
+    logged: tuple[str, ...] = ()
+
+
+def batches(shards: Sequence[ShardPlan], workers: int) -> Iterator[Sequence[ShardPlan]]:
+    """Divides shards into about 64 batches, or fewer where that would starve the workers."""
+    size = max(math.ceil(len(shards) / _BATCHES), _SHARDS_A_WORKER * workers)
+    size = min(size, _LARGEST_BATCH)
+    for start in range(0, len(shards), size):
+        yield shards[start : start + size]
+
+
+def _session(context: dg.OpExecutionContext) -> Session:
+    found: Session = context.resources.session
+    return found
+
+
+@dg.op(required_resource_keys={"session"}, out=dg.Out(str, description="The listing's digest."))
+def scan(context: dg.OpExecutionContext) -> str:
+    """Lists the source's files; reads none of them."""
+    session = _session(context)
+    with session.step():
+        session.build.open_destination()
+        listing = session.listing
+    skipped = "".join(f", {count:,} {reason}" for reason, count in listing.skipped.items())
+    context.log.info(
+        f"{counted(listing.files.num_rows, 'file')}, {human_bytes(listing.bytes)}"
+        f"{f'; skipped:{skipped[1:]}' if skipped else ''}"
+    )
+    return listing.digest
+
+
+@dg.op(
+    required_resource_keys={"session"},
+    config_schema=_OPTIONS,
+    ins={"listing": dg.In(str)},
+    out={
+        "batches": dg.DynamicOut(Batch, description="Shards to pack; there may be none."),
+        "options": dg.Out(Options, is_required=False, description="Absent if nothing changed."),
+    },
+)
+def plan(
+    context: dg.OpExecutionContext, listing: str
+) -> Iterator[dg.Output[Options] | dg.DynamicOutput[Batch]]:
+    """Decides what is to be packed, and why. When nothing changed, all that follows is skipped."""
+    session = _session(context)
+    config, build = session.config, session.build
+    options = Options(**context.op_config)
+    with session.step():
+        newest = build.newest_if_current(session.listing) if options == Options() else None
+        if newest is not None:
+            catalogue.log_version(context, config, build.destination, newest)
+            result = BuildResult("unchanged", newest)
+            context.log.info(f"nothing changed since version {newest.version}")
+            print_summary(config, build.destination, result)
+            return
+        draft = session.draft(options)
+        check_policies(draft.plan, config)
+        missing = build.unsealed(draft.plan)
+        partitions = [shard.partition for shard in draft.plan.shards]
+        came, went = catalogue.register_partitions(context.instance, config.name, partitions)
+        catalogue.log_plan(context, config, session.listing, draft.plan)
+    context.log.info(
+        f"{counted(len(draft.plan.shards), 'shard')}, {len(missing):,} to pack "
+        f"(partitions: {came:,} new, {went:,} gone)"
+    )
+    for warning in draft.plan.warnings:
+        context.log.warning(warning)
+    yield dg.Output(options, "options")
+    for number, shards in enumerate(batches(missing, worker_count(config.compute))):
+        names = tuple(shard.name for shard in shards)
+        yield dg.DynamicOutput(Batch(options, names), f"{number:04d}", "batches")
+
+
+@dg.op(required_resource_keys={"session"}, out=dg.Out(Batch))
+def pack(context: dg.OpExecutionContext, batch: Batch) -> Batch:
+    """Packs a batch of shards with all the workers; each is sealed when it is whole."""
+    session = _session(context)
+    with session.step():
+        draft = session.draft(batch.options)
+        shards = session.shards(batch.options, batch.names)
+        results = session.build.pack(draft.plan, shards, session.pool)
+    sealed = [each for each in results if each.seal is not None]
+    size = sum(each.seal.bytes for each in sealed if each.seal)
+    context.log.info(f"{counted(len(sealed), 'shard')} packed, {human_bytes(size)}")
+    for each in results:
+        for path, reason in each.changed:
+            context.log.warning(
+                f"{each.name}: {path}: {reason}; the source is scanned again before anything is "
+                "published"
+            )
+    return replace(batch, names=tuple(each.name for each in sealed))
+
+
+@dg.op(required_resource_keys={"session"}, out=dg.Out(Batch))
+def verify(context: dg.OpExecutionContext, batch: Batch) -> Batch:
+    """Reads a batch of shards back; logs those that are as they should be."""
+    session = _session(context)
+    with session.step():
+        config, build = session.config, session.build
+        draft = session.draft(batch.options)
+        shards = session.shards(batch.options, batch.names)
+        build.verify(draft.plan, shards, session.pool)
+        reports = settle.load_reports(build.destination, shards)
+        made = []
+        for shard in shards:
+            report, sealed = reports[shard.name], seal.read_seal(build.destination, shard.name)
+            if report and sealed and catalogue.final(config, draft.plan, report):
+                made.append(catalogue.Made(sealed, shard.cause or "repair", report))
+        catalogue.log_shards(context, config, build.destination, made)
+    changed = len(shards) - len(made)
+    context.log.info(
+        f"{counted(len(shards), 'shard')} verified"
+        f"{f', {changed:,} to be packed again without unusable samples' if changed else ''}"
+    )
+    return replace(batch, logged=tuple(each.seal.name for each in made))
+
+
+@dg.op(
+    required_resource_keys={"session"},
+    out=dg.Out(int, is_required=False, description="The version."),
+)
+def publish(context: dg.OpExecutionContext, options: Options, done: list[Batch]) -> int:
+    """Packs anew what had to be changed (samples that do not decode), and commits the version."""
+    session = _session(context)
+    with session.step():
+        config, build = session.config, session.build
+        packed = frozenset(name for batch in done for name in batch.names)
+        logged = frozenset(name for batch in done for name in batch.logged)
+        draft = replace(session.draft(options), packed=packed)
+        result = build.finish(draft, session.pool)
+        manifest = result.manifest
+        rebuilt = {each.name for each in manifest.shards if each.since == manifest.version}
+        if result.status != "published":
+            rebuilt = set(packed)
+        catalogue.log_version(context, config, build.destination, manifest, rebuilt, logged)
+    for warning in result.warnings:
+        context.log.warning(warning)
+    context.log.info(f"version {manifest.version} {result.status}")
+    print_summary(config, build.destination, result)
+    return manifest.version
+
+
+@dg.graph
+def build_graph() -> None:
+    prepared = plan(scan())
+    publish(prepared.options, prepared.batches.map(lambda batch: verify(pack(batch))).collect())
+
+
+def build_job(config: DatasetConfig) -> dg.JobDefinition:
+    """The job that builds one dataset."""
+
+    @dg.config_mapping(config_schema=_OPTIONS)
+    def options(values: dict[str, bool]) -> dict[str, object]:
+        return {"ops": {"plan": {"config": values}}, "loggers": {console.NAME: {}}}
+
+    return build_graph.to_job(
+        name=keys.job_name(config.name),
+        description=(
+            f"{config.description or f'The dataset {config.name}.'} Scans the source, packs what "
+            "changed, verifies it, publishes a version. Finds nothing to do when nothing changed; "
+            "after a crash it goes on from the shards that are sealed."
+        ),
+        resource_defs={"session": session_resource(config)},
+        config=options,
+        executor_def=dg.in_process_executor,
+        logger_defs={console.NAME: console.console},
+        tags={
+            keys.DATASET_TAG: config.name,
+            # A run that is started again finds what is sealed: its first steps cost little.
+            "dagster/retry_strategy": "ALL_STEPS",
+        },
+        metadata={"source": config.source_url, "destination": config.destination_url},
+    )

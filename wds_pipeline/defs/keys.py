@@ -1,0 +1,39 @@
+"""What a dataset's parts are called in Dagster. Users' own assets and sensors may rely on these."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+SOURCE_FILES = "source_files"
+SHARD_PLAN = "shard_plan"
+SHARDS = "shards"
+SHARD_INDEX = "shard_index"
+SHARD_REPORT = "shard_report"
+PUBLISHED_VERSION = "published_version"
+
+DATASET_TAG = "wds_pipeline/dataset"  # on runs; dagster.yaml limits by it
+
+
+def asset_key(dataset: str, asset: str) -> dg.AssetKey:
+    """The key of one of a dataset's assets: `captions/shards`."""
+    return dg.AssetKey([dataset, asset])
+
+
+def job_name(dataset: str) -> str:
+    """The name of a dataset's build job."""
+    return f"{dataset}_build"
+
+
+def session_key(dataset: str) -> str:
+    """The name of the resource that a dataset's assets share."""
+    return f"{dataset}_session"
+
+
+def partitions(dataset: str) -> dg.DynamicPartitionsDefinition:
+    """A dataset's shard slots: `train-000042`, the same in every version."""
+    return dg.DynamicPartitionsDefinition(name=partitions_name(dataset))
+
+
+def partitions_name(dataset: str) -> str:
+    """The name under which the shard slots are registered."""
+    return f"{dataset}_shards"

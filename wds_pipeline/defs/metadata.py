@@ -1,0 +1,289 @@
+"""What the UI shows of a listing, a plan, a shard and a version."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import xxhash
+
+from wds_pipeline.config import DatasetConfig
+from wds_pipeline.dataset import samples, version, view
+from wds_pipeline.dataset.plan import Plan
+from wds_pipeline.dataset.preview import reasons
+from wds_pipeline.dataset.scan import SKIPPED, Listing
+from wds_pipeline.dataset.seal import MEMBERS, REPORT, TAR, Seal, path
+from wds_pipeline.dataset.shard_report import ShardReport, Thumbnail
+from wds_pipeline.dataset.version import Manifest
+from wds_pipeline.dataset.wording import clip, printable
+from wds_pipeline.storage import LocalStorage
+
+Metadata = dict[str, Any]
+
+_ROWS = 100  # of a table: the UI shows it whole
+SHEET_THUMBNAILS = 6
+_SHEET_BYTES = 10_000  # of an event, which is stored twice and for ever
+
+
+def of_listing(config: DatasetConfig, listing: Listing) -> Metadata:
+    """What a scan saw."""
+    found: Metadata = {
+        "dagster/row_count": listing.files.num_rows,
+        "dagster/uri": config.source_url,
+        "bytes": listing.bytes,
+        "digest": listing.digest,
+    }
+    if listing.skipped:
+        found["skipped"] = _table(
+            {
+                "reason": reason,
+                "files": count,
+                "example": next(iter(listing.examples.get(reason, [])), ""),
+                "meaning": SKIPPED.get(reason, ""),
+            }
+            for reason, count in listing.skipped.items()
+        )
+    return found
+
+
+def of_plan(plan: Plan) -> Metadata:
+    """What a build would do. A version may hold less: verification comes after the plan."""
+    stale = plan.stale
+    found: Metadata = {
+        "dagster/row_count": plan.ledger.num_rows,
+        "digest": plan_digest(plan),
+        "parent_version": plan.parent,
+        "shards": len(plan.shards),
+        "shards_to_build": len(stale),
+        "bytes_to_build": sum(shard.bytes for shard in stale),
+        "shards_gone": len(plan.gone),
+        "quarantined": plan.quarantine.num_rows,
+    }
+    if stale:
+        shown = f" (the first {_ROWS:,})" if len(stale) > _ROWS else ""
+        found[f"to build{shown}"] = _table(
+            {
+                "shard": shard.partition,
+                "cause": shard.cause,
+                "samples": shard.samples,
+                "bytes": shard.bytes,
+            }
+            for shard in stale[:_ROWS]
+        )
+    if plan.quarantine.num_rows:
+        found["quarantine"] = quarantine_table(plan.quarantine)
+    if plan.warnings:
+        found["warnings"] = _list(plan.warnings)
+    return found
+
+
+def plan_digest(plan: Plan) -> str:
+    """The same for the same shards and the same quarantine."""
+    state = xxhash.xxh3_128()
+    for shard in plan.shards:
+        state.update(shard.name.encode() + b"\0")
+    for row in plan.quarantine.select(["key", "reason"]).to_pylist():
+        state.update(f"{row['key']}\0{row['reason']}\0".encode())
+    return state.hexdigest()
+
+
+def of_shard(
+    storage: LocalStorage, seal: Seal, cause: str, verification: str, shown: Sequence[Thumbnail]
+) -> Metadata:
+    """One sealed shard, with some samples to show."""
+    found: Metadata = {
+        "dagster/row_count": seal.samples,
+        "dagster/uri": storage.locate(path(seal.name, TAR)),
+        "samples": seal.samples,
+        "members": seal.members,
+        "bytes": seal.bytes,
+        "digest": seal.digest,
+        "cause": cause,
+        "verification": verification,
+        "tar": dg.MetadataValue.path(storage.locate(path(seal.name, TAR))),
+    }
+    if shown:
+        found["contact sheet"] = dg.MetadataValue.md(contact_sheet(shown))
+    return found
+
+
+def of_index(storage: LocalStorage, seal: Seal) -> Metadata:
+    """One shard's member index."""
+    return {
+        "dagster/row_count": seal.members,
+        "dagster/uri": storage.locate(path(seal.name, MEMBERS)),
+        "samples": seal.samples,
+        "members": seal.members,
+    }
+
+
+def of_report(storage: LocalStorage, report: ShardReport) -> Metadata:
+    """What verification found in one shard."""
+    problems = Counter(each for each in report.members["problem"].to_pylist() if each)
+    found: Metadata = {
+        "dagster/row_count": report.members.num_rows,
+        "dagster/uri": storage.locate(path(report.name, REPORT)),
+        "passed": report.passed,
+        "verification": verdict(report),
+        "level": report.level,
+        "samples": report.samples,
+        "unusable_members": sum(problems.values()),
+        "findings": len(report.findings),
+    }
+    if problems:
+        found["unusable"] = _table(
+            {"problem": problem, "members": count, "meaning": samples.advice(problem)}
+            for problem, count in problems.most_common()
+        )
+    if report.findings:
+        found["damage"] = _list(f"{each.code}: {each.message}" for each in report.findings[:20])
+    return found
+
+
+def verdict(report: ShardReport) -> str:
+    """A shard's verification in a few words."""
+    if not report.passed:
+        return f"damaged: {report.errors[0].code}: {report.errors[0].message}"
+    problems = report.members.num_rows - report.members["problem"].null_count
+    unusable = f"; {problems:,} members are unusable" if problems else ""
+    return f"passed ({report.level}){unusable}"
+
+
+def of_version(config: DatasetConfig, storage: LocalStorage, manifest: Manifest) -> Metadata:
+    """A published version, and how to read it."""
+    summary = manifest.verification
+    patterns = view.patterns(storage, manifest)
+    quarantine = version.read_table(storage, manifest, version.QUARANTINE)
+    folder = version.folder(manifest.version)
+    found: Metadata = {
+        "version": manifest.version,
+        "dagster/row_count": manifest.total_samples,
+        "dagster/uri": storage.locate(folder),
+        "samples": manifest.total_samples,
+        "bytes": manifest.total_bytes,
+        "shards": len(manifest.shards),
+        "shards_built": sum(shard.since == manifest.version for shard in manifest.shards),
+        "splits": _table(
+            {
+                "split": name,
+                "shards": total.shards,
+                "samples": total.samples,
+                "bytes": total.bytes,
+            }
+            for name, total in manifest.splits.items()
+        ),
+        **{f"shards of {name}": dg.MetadataValue.path(url) for name, url in patterns.items()},
+        "verification": _version_verdict(summary),
+        "quarantined": quarantine.num_rows,
+        "report": dg.MetadataValue.path(storage.locate(folder + version.REPORT_HTML)),
+        "manifest": dg.MetadataValue.path(storage.locate(folder + "manifest.json")),
+        "how to read it": dg.MetadataValue.md(_snippet(patterns)),
+    }
+    if summary.get("findings"):
+        found["findings"] = _table(
+            {"finding": code, "count": count} for code, count in summary["findings"].items()
+        )
+    if quarantine.num_rows:
+        found["quarantine"] = quarantine_table(quarantine)
+    if config.description:
+        found["description"] = config.description
+    return found
+
+
+def _version_verdict(summary: Mapping[str, Any]) -> str:
+    word = "passed" if summary.get("passed") else "failed"
+    return (
+        f"{word} ({summary.get('level')}): {summary.get('errors', 0):,} errors, "
+        f"{summary.get('warnings', 0):,} warnings; {summary.get('samples_in', 0):,} samples in = "
+        f"{summary.get('published', 0):,} published + {summary.get('quarantined', 0):,} quarantined"
+    )
+
+
+def _snippet(patterns: Mapping[str, str]) -> str:
+    first = next(iter(patterns.values()), "")
+    return (
+        "```python\n"
+        "import webdataset\n"
+        f"urls = {first!r}\n"
+        "dataset = webdataset.WebDataset(urls, shardshuffle=False)\n"
+        "for sample in dataset:\n"
+        "    print(sample['__key__'], list(sample))\n"
+        "```"
+    )
+
+
+def quarantine_table(quarantine: pa.Table) -> dg.TableMetadataValue:
+    """The samples left out, by reason, each with an example."""
+    return _table(
+        {
+            "reason": each.reason,
+            "samples": each.count,
+            "example": each.examples[0],
+            "meaning": each.advice,
+        }
+        for each in reasons(quarantine)
+    )
+
+
+def contact_sheet(thumbnails: Sequence[Thumbnail]) -> str:
+    """Some samples of a shard as Markdown, the pictures within it; a few kB."""
+    shown: list[Thumbnail] = []
+    size = 0
+    for each in sorted(thumbnails, key=lambda each: not each.jpeg):
+        size += len(each.jpeg) * 4 // 3
+        if len(shown) == SHEET_THUMBNAILS or (shown and size > _SHEET_BYTES):
+            break
+        shown.append(each)
+    pictures = [
+        f"![{_plain(each.key)}](data:image/jpeg;base64,{base64.b64encode(each.jpeg).decode()})"
+        if each.jpeg
+        else " "
+        for each in shown
+    ]
+    captions = [_plain(each.caption or each.key) for each in shown]
+    return "\n".join(
+        "| " + " | ".join(row) + " |" for row in (pictures, ["---"] * len(shown), captions)
+    )
+
+
+def _plain(text: str, width: int = 80) -> str:
+    """Text that Markdown shows as it is."""
+    text = html.escape(clip(text, width), quote=False)
+    return "".join(f"\\{letter}" if letter in "\\`*_[]|!#~" else letter for letter in text)
+
+
+def _list(lines: Any) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md("\n".join(f"- {_plain(line, 500)}" for line in lines))
+
+
+def _table(rows: Any) -> dg.TableMetadataValue:
+    records = [dg.TableRecord({name: _shown(value) for name, value in row.items()}) for row in rows]
+    first = records[0].data if records else {}
+    columns = [
+        dg.TableColumn(name, "int" if isinstance(value, int) else "string")
+        for name, value in first.items()
+    ]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns=columns))
+
+
+def _shown(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) else value
+
+
+def column_schema(schema: pa.Schema) -> dg.TableSchema:
+    """A Parquet file's columns, as Dagster shows them."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                each.name,
+                str(each.type),
+                constraints=dg.TableColumnConstraints(nullable=each.nullable),
+            )
+            for each in schema
+        ]
+    )

@@ -1,0 +1,72 @@
+"""No asset and no partition has the badge "Unsynced" after a clean build."""
+
+from __future__ import annotations
+
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
+
+from wds_pipeline.defs import keys
+from wds_pipeline_tests.defs.conftest import PARTITIONED, Edge
+
+
+def badges(edge: Edge) -> dict[str, str]:
+    """What is not up to date, as the UI finds out."""
+    resolver = CachingStaleStatusResolver(
+        edge.instance,
+        edge.defs().resolve_asset_graph(),
+        loading_context=LoadingContextForTest(edge.instance),
+    )
+    found = {}
+    for asset in (keys.SOURCE_FILES, keys.SHARD_PLAN, *PARTITIONED, keys.PUBLISHED_VERSION):
+        key = keys.asset_key("small", asset)
+        for partition in edge.registered() if asset in PARTITIONED else [None]:
+            status = resolver.get_status(key, partition)
+            if status.value != "FRESH":
+                causes = [cause.reason for cause in resolver.get_stale_causes(key, partition)]
+                found[f"{asset} {partition}"] = f"{status.value}: {causes}"
+    return found
+
+
+def test_builds(edge: Edge) -> None:
+    assert badges(edge)
+    edge.project.write("a/0003.png", b"no picture")
+    edge.build()
+    assert badges(edge) == {}
+    edge.project.write("a/0007.txt", "another caption")
+    edge.project.write("a/0003.png", b"still none")
+    edge.project.add(30, 2)
+    edge.build()
+    assert badges(edge) == {}
+
+
+def test_assets(edge: Edge) -> None:
+    edge.materialize([keys.SOURCE_FILES, keys.SHARD_PLAN])
+    edge.materialize(PARTITIONED, edge.registered())
+    edge.materialize([keys.PUBLISHED_VERSION])
+    assert badges(edge) == {}
+    edge.project.write("a/0007.txt", "another caption")
+    edge.build()
+    assert badges(edge) == {}
+
+
+def test_a_repair_calls_for_what_follows_it_alone(edge: Edge) -> None:
+    edge.build()
+    partition = edge.registered()[0]
+    edge.materialize([keys.SHARDS], [partition])
+    assert set(badges(edge)) == {f"{keys.SHARD_INDEX} {partition}"}
+    edge.materialize([keys.SHARD_INDEX, keys.SHARD_REPORT], [partition])
+    assert set(badges(edge)) == {f"{keys.PUBLISHED_VERSION} None"}
+    edge.materialize([keys.PUBLISHED_VERSION])
+    assert badges(edge) == {}
+
+
+def test_a_build_after_a_repair_syncs_the_version(edge: Edge) -> None:
+    edge.build()
+    edge.materialize(PARTITIONED, [edge.registered()[0]])
+    assert set(badges(edge)) == {f"{keys.PUBLISHED_VERSION} None"}
+    edge.build()
+    assert badges(edge) == {}
+    assert edge.project.latest().version == 1
+    assert len(edge.events(keys.PUBLISHED_VERSION)) == 2
+    edge.build()
+    assert len(edge.events(keys.PUBLISHED_VERSION)) == 2
