@@ -105,9 +105,9 @@ def test_an_error_arrives_as_it_was(config: ComputeConfig) -> None:
 
 
 def test_a_worker_that_dies_is_explained() -> None:
-    with pytest.raises(WorkerError, match="a worker process died.*sealed so far are kept.*lower"):
-        with open_pool(PROCESSES) as pool:
-            list(run_all(pool, die_at_three, range(10)))
+    message = r"a worker process died.*sealed so far are kept.*lower"
+    with pytest.raises(WorkerError, match=message), open_pool(PROCESSES) as pool:
+        list(run_all(pool, die_at_three, range(10)))
 
 
 def test_threads_of_the_caller_do_not_matter() -> None:

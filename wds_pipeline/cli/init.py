@@ -33,8 +33,9 @@ def command(
 ) -> None:
     """Look at a folder and write its dataset's YAML file.
 
-    SOURCE is the folder of raw files. DESTINATION is the folder in which versions will be published. Nothing is built, and nothing is
-    written but the YAML file; its comments say why it proposes what it does.
+    SOURCE is the folder of raw files, DESTINATION the one in which versions will be published.
+    Nothing is built, and nothing is written but the YAML file; its comments say why it proposes
+    what it does.
     """
     from wds_pipeline.config_file import datasets_folder
     from wds_pipeline.dataset.discover import discover

@@ -293,7 +293,8 @@ class Build:
         """The draft without these samples; shards that this build packed with them are removed."""
         after = self._draft(draft, rejected=draft.rejected.add(found), keep_places=True)
         kept = {shard.name for shard in after.plan.shards}
-        places = set(zip(*(found.table[name].to_pylist() for name in ("split", "slot")), strict=True))
+        columns = (found.table[name].to_pylist() for name in ("split", "slot"))
+        places = set(zip(*columns, strict=True))
         spoilt = {s.name for s in draft.plan.shards if (s.split, s.slot) in places}
         # Others that are superseded stay: another build may be about to publish them.
         for name in (draft.packed & spoilt) - kept:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from typing import Any
 
 import yaml
@@ -12,6 +13,7 @@ from wds_pipeline.dataset.discover import Discovery
 from wds_pipeline.dataset.discover_fields import FoundField
 from wds_pipeline.dataset.wording import counted, human_bytes, printable
 
+_WIDTH = 96  # of comments
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]*[A-Za-z][A-Za-z0-9_./-]*")
 
 
@@ -77,11 +79,12 @@ def _samples(found: Discovery) -> list[str]:
         lines.append(f"{required}  # no field is in (nearly) all samples")
     if "max_quarantined" in values:
         why = ", ".join(f"{each.count:,} {each.reason}" for each in found.quarantined)
-        lines += [
-            f"  # {counted(found.plan.quarantine.num_rows, 'sample')} of {found.samples:,} cannot be "
-            f"used as they are: {why}.",
-            f"  max_quarantined: {values['max_quarantined']}  # lower it once they are mended",
-        ]
+        unusable = counted(found.plan.quarantine.num_rows, "sample")
+        text = f"{unusable} of {found.samples:,} cannot be used as they are: {why}."
+        lines += [f"  # {line}" for line in textwrap.wrap(text, _WIDTH)]
+        lines.append(
+            f"  max_quarantined: {values['max_quarantined']}  # lower it once they are mended"
+        )
     return lines
 
 

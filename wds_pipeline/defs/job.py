@@ -23,7 +23,7 @@ from wds_pipeline.defs.summary import print_summary
 
 _BATCHES = 64
 _LARGEST_BATCH = 256
-_SHARDS_A_WORKER = 8  # in a batch, or the workers would often wait for the last of them
+_SHARDS_A_WORKER = 16  # in a batch, or the workers would often wait for the last of them
 
 _OPTIONS = {
     "repack": dg.Field(
@@ -141,7 +141,8 @@ def pack(context: dg.OpExecutionContext, batch: Batch) -> Batch:
     return replace(batch, names=tuple(each.name for each in sealed))
 
 
-@dg.op(required_resource_keys={"session"}, out=dg.Out(Batch))
+# Before the next batch is packed: what was just written is still in the page cache.
+@dg.op(required_resource_keys={"session"}, out=dg.Out(Batch), tags={"dagster/priority": "1"})
 def verify(context: dg.OpExecutionContext, batch: Batch) -> Batch:
     """Reads a batch of shards back; logs those that are as they should be."""
     session = _session(context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,9 +128,7 @@ def test_a_stop_keeps_what_is_sealed(cli: Cli, number: signal.Signals, code: int
     cli.configure(shards={"max_samples": 1}, compute={"kind": "processes", "workers": 2})
     process = cli.start("build", "small")
     shards = cli.project.destination / "shards"
-    deadline = time.monotonic() + 60
-    while not list(shards.glob("*.seal.json")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: any(shards.glob("train-*.seal.json")))
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # as a terminal does
     else:
@@ -141,10 +140,17 @@ def test_a_stop_keeps_what_is_sealed(cli: Cli, number: signal.Signals, code: int
     assert not output
     assert not group_members(process.pid)
     assert not cli.project.stray()
-    sealed = len(list(shards.glob("*.seal.json")))
+    sealed = len(list(shards.glob("train-*.seal.json")))
     assert 0 < sealed < 400
     cli.configure(shards={"max_samples": 1})
     assert cli.json("build", "small")["packed"] == 400 - sealed
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def group_members(group: int) -> list[int]:
@@ -166,13 +172,17 @@ def group_members(group: int) -> list[int]:
 
 def test_an_interrupt_before_the_workers_are_up_is_clean_too(cli: Cli) -> None:
     cli.configure(compute={"kind": "processes", "workers": 2})
-    for delay in (0.3, 0.6):
+    marker = cli.project.destination / "wds_pipeline.json"
+    for delay in (0.0, 0.2, 0.4):
+        shutil.rmtree(cli.project.destination, ignore_errors=True)
         process = cli.start("build", "small")
+        wait_for(marker.exists)
         time.sleep(delay)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
         assert TRACEBACK not in errors
         assert process.returncode in (0, 130)
+        assert not group_members(process.pid)
 
 
 def test_a_destination_that_is_read_only(

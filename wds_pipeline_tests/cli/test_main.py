@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from importlib import import_module
 from pathlib import Path
 
@@ -142,9 +146,8 @@ def test_shells_can_complete_names(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
 
 def on_a_terminal(cli: Cli, command: str, **environment: str) -> str:
     """What a command prints on a pseudo-terminal, stdout and stderr together."""
-    import pty
-
     leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 120, 0, 0))
     cli_environment = {**cli.environment, "TERM": "xterm", **environment}
     process = subprocess.Popen(
         [sys.executable, "-m", "wds_pipeline.cli", command, "small"],

@@ -51,7 +51,9 @@ def test_what_is_published_is_what_the_source_holds(built: Project) -> None:
     assert len(manifest.shards) > 5
     assert built.published() == built.raw()
     assert manifest.total_samples == 30
-    assert manifest.total_bytes == sum((built.destination / s.path).stat().st_size for s in manifest.shards)
+    assert manifest.total_bytes == sum(
+        (built.destination / s.path).stat().st_size for s in manifest.shards
+    )
     assert not built.stray()
     assert {path.name for path in (built.destination / "versions/00000001").iterdir()} == {
         "manifest.json", "ledger.parquet", "inventory.parquet", "quarantine.parquet",
@@ -82,10 +84,14 @@ def test_a_second_build_touches_nothing_and_reads_no_shard(
 ) -> None:
     before = everything(built)
     opened: list[str] = []
-    real = LocalStorage.open
-    monkeypatch.setattr(LocalStorage, "open", lambda s, p: (opened.append(p), real(s, p))[1])
-    read = LocalStorage.read
-    monkeypatch.setattr(LocalStorage, "read", lambda s, p: (opened.append(p), read(s, p))[1])
+    for name in ("open", "read"):
+        real = getattr(LocalStorage, name)
+
+        def noted(self: LocalStorage, path: str, real: Any = real) -> Any:
+            opened.append(path)
+            return real(self, path)
+
+        monkeypatch.setattr(LocalStorage, name, noted)
     result = built.build()
     assert (result.status, result.packed) == ("unchanged", 0)
     assert result.manifest.version == 1
@@ -141,7 +147,9 @@ def test_exactly_what_the_plan_said_is_rebuilt(
     assert result.causes == said
     assert rebuilt(files, built.shard_files()) == set(said)
     after = tars(built)
-    assert {p for p in before | after if before.get(p) != after.get(p)} == set(said) | set(plan.gone)
+    assert {p for p in before | after if before.get(p) != after.get(p)} == set(said) | set(
+        plan.gone
+    )
     assert built.published() == built.raw()
     assert built.published(version.read(built.storage, 1, "small"))  # the old one is still whole
     assert built.build().status == "unchanged"
@@ -454,7 +462,7 @@ def with_another_build(
     project: Project, monkeypatch: pytest.MonkeyPatch, change: Callable[[], None], **options: Any
 ) -> BuildResult:
     """Builds, while another build commits a change between this one's plan and its commit."""
-    real, struck = Build.publish, []
+    real, struck = Build.publish, list[bool]()
 
     def publish_late(self: Build, *arguments: Any) -> Any:
         if not struck:
@@ -520,7 +528,12 @@ def test_a_repack_in_conflict_is_still_a_repack(
         path.unlink()
     built.build()
     before = len(built.latest().shards)
-    result = with_another_build(built, monkeypatch, lambda: edit_one(built) or built.add(7, 1), repack=True)  # type: ignore[func-returns-value]
+
+    def change() -> None:
+        edit_one(built)
+        built.add(7, 1)
+
+    result = with_another_build(built, monkeypatch, change, repack=True)
     assert result.status == "published"
     assert len(result.manifest.shards) < before
     assert built.published() == built.raw()
@@ -569,13 +582,13 @@ def test_an_unknown_outcome_that_was_a_commit(
     assert project.published() == project.raw()
 
 
-def test_an_unknown_outcome_that_was_none(
-    built: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_outcome_that_was_none(built: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     add_ten(built)
     files = everything(built)
     lose_the_reply(monkeypatch, committed=False)
-    with pytest.raises(DestinationError, match=r"version 2.*connection was lost.*nothing was removed"):
+    with pytest.raises(
+        DestinationError, match=r"version 2.*connection was lost.*nothing was removed"
+    ):
         built.build()
     monkeypatch.undo()
     assert files.items() <= everything(built).items()
@@ -591,7 +604,7 @@ def test_an_unknown_outcome_that_another_build_won(
     built: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_ten(built)
-    real, struck = LocalStorage.put_if_absent, []
+    real, struck = LocalStorage.put_if_absent, list[bool]()
 
     def put_if_absent(self: LocalStorage, path: str, data: bytes) -> bool:
         if path.endswith("00000002/manifest.json") and not struck:

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from wds_pipeline.compute import open_pool
-from wds_pipeline.dataset import settle, version
+from wds_pipeline.dataset import version
 from wds_pipeline.dataset.build import Build
 from wds_pipeline.errors import (
     ConfigError,
@@ -29,6 +29,7 @@ from wds_pipeline.errors import (
     VersionError,
     WdsPipelineError,
 )
+from wds_pipeline.storage import LocalStorage
 from wds_pipeline_tests.conftest import Project, png
 
 
@@ -79,7 +80,14 @@ def quarantined(project: Project, key: str, reason: str, *says: str, **options: 
 
 
 def test_an_empty_source(project: Project) -> None:
-    refused(project, SourceError, "source.url", str(project.source), "no file to take", "check source.url")
+    refused(
+        project,
+        SourceError,
+        "source.url",
+        str(project.source),
+        "no file to take",
+        "check source.url",
+    )
 
 
 def test_a_source_of_folders_alone(project: Project) -> None:
@@ -94,7 +102,9 @@ def test_a_source_of_skipped_files_alone(project: Project) -> None:
 
 def test_a_source_that_is_gone(project: Project) -> None:
     project.source.rmdir()
-    refused(project, SourceError, str(project.source), "found nothing; expected a folder", "mount it")
+    refused(
+        project, SourceError, str(project.source), "found nothing; expected a folder", "mount it"
+    )
 
 
 def test_a_source_that_vanishes_between_two_builds(ten: Project) -> None:
@@ -196,7 +206,7 @@ def test_a_destination_that_is_not_readable(
 
 
 def test_a_destination_without_room(ten: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settle.LocalStorage, "free_bytes", lambda self: 12_345)
+    monkeypatch.setattr(LocalStorage, "free_bytes", lambda self: 12_345)
     refused(ten, DestinationError, "12,345 bytes are free", "are needed", "wds-pipeline gc small")
     assert not list(ten.destination.rglob("*.tar"))
 
@@ -217,7 +227,7 @@ def test_a_disk_that_fills_up(
     ten: Project, small_disk: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ten.add(10, 40)
-    monkeypatch.setattr(settle.LocalStorage, "free_bytes", lambda self: None)  # others write too
+    monkeypatch.setattr(LocalStorage, "free_bytes", lambda self: None)  # others write too
     with pytest.raises(DestinationError, match=r"the disk is full.*free some space.*build again"):
         ten.build()
     assert ten.stray() == []
@@ -227,7 +237,8 @@ def test_a_disk_that_fills_up(
     subprocess.run(["mount", "-o", "remount,size=9m", str(ten.destination)], check=True)
     assert ten.build().status == "published"
     assert all(
-        (ten.destination / f"shards/{name}.tar").stat().st_ino == inode for name, inode in kept.items()
+        (ten.destination / f"shards/{name}.tar").stat().st_ino == inode
+        for name, inode in kept.items()
     )
     assert ten.published() == ten.raw()
 
@@ -241,15 +252,16 @@ def test_a_destination_that_holds_something_else(ten: Project) -> None:
 
 def test_a_destination_that_holds_another_dataset(ten: Project) -> None:
     ten.build()
-    with pytest.raises(DestinationError, match=r"other: destination.url: .*holds the dataset 'small'; give each"):
+    with pytest.raises(
+        DestinationError, match=r"other: destination.url: .*holds the dataset 'small'; give each"
+    ):
         ten.build(name="other")
     assert ten.latest().version == 1
 
 
 def test_a_destination_that_is_a_file(ten: Project) -> None:
     ten.destination.write_bytes(b"")
-    refused_file = pytest.raises(DestinationError, match="small: .*found a file; expected a folder")
-    with refused_file:
+    with pytest.raises(DestinationError, match=r"small: .*found a file; expected a folder"):
         ten.build()
     assert ten.destination.read_bytes() == b""
 
@@ -285,7 +297,9 @@ def test_a_manifest_of_a_newer_format(ten: Project) -> None:
     path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2', 1))
     ten.add(10, 2)
     before = sorted(ten.shard_files())
-    with pytest.raises(VersionError, match=r"manifest.json: found format version 2.*reads up to 1. Update"):
+    with pytest.raises(
+        VersionError, match=r"manifest.json: found format version 2.*reads up to 1. Update"
+    ):
         ten.build()
     assert sorted(ten.shard_files()) == before
 
@@ -293,7 +307,9 @@ def test_a_manifest_of_a_newer_format(ten: Project) -> None:
 def test_a_damaged_manifest(ten: Project) -> None:
     ten.build()
     (ten.destination / "versions/00000001/manifest.json").write_bytes(b'{"half')
-    with pytest.raises(VersionError, match=r"manifest.json: not a readable manifest.*restore the file"):
+    with pytest.raises(
+        VersionError, match=r"manifest.json: not a readable manifest.*restore the file"
+    ):
         ten.build()
 
 
@@ -333,7 +349,9 @@ def test_every_sample_is_unusable(project: Project) -> None:
 def test_a_missing_field(ten: Project) -> None:
     ten.write("a/new.png", png(99))
     quarantined(ten, "a/new", "missing_field", "no txt")
-    refused(ten, DataError, "missing_field: 1", "a/new", "samples.on_", samples={"on_missing": "error"})
+    refused(
+        ten, DataError, "missing_field: 1", "a/new", "samples.on_", samples={"on_missing": "error"}
+    )
 
 
 def jpeg_named_png(path: Path) -> None:
@@ -369,7 +387,10 @@ def test_bad_content(ten: Project, case: str) -> None:
         path.rename(path.with_name(f"new{path.suffix}"))
     spoil(ten.source / f"a/new.{field}")
     quarantined(ten, "a/new", reason, says, verify={"max_pixels": 1_000_000})
-    elsewhere = {"destination": {"url": str(ten.folder / "strict")}, "verify": {"max_pixels": 1_000_000}}
+    elsewhere = {
+        "destination": {"url": str(ten.folder / "strict")},
+        "verify": {"max_pixels": 1_000_000},
+    }
     with pytest.raises(DataError, match=rf"(?s)small: .*{reason}: 1.*a/new.*Nothing was published"):
         ten.build(samples={"on_invalid": "error"}, **elsewhere)
     with pytest.raises(DataError, match=r"1 of 11 samples \(9.1%\).*max_quarantined allows 1.0%"):
@@ -395,7 +416,9 @@ def test_a_field_twice_in_one_sample(ten: Project) -> None:
     ten.write("a/new.JPEG", png(1))
     ten.write("a/new.txt", "text")
     fields = {"png": ["png", "jpg", "jpeg"], "txt": ["txt"], "json": ["json"]}
-    quarantined(ten, "a/new", "duplicate_field", "a/new.jpg", "a/new.JPEG", samples={"fields": fields})
+    quarantined(
+        ten, "a/new", "duplicate_field", "a/new.jpg", "a/new.JPEG", samples={"fields": fields}
+    )
 
 
 @pytest.mark.parametrize(
@@ -464,7 +487,7 @@ def test_a_file_that_grows_while_it_is_packed(ten: Project) -> None:
 def test_a_file_that_grew_once_is_in_the_next_scan(
     ten: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, struck = Build.pack, []
+    real, struck = Build.pack, list[bool]()
 
     def pack(self: Build, *arguments: Any) -> Any:
         if not struck:

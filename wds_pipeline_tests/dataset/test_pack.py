@@ -43,7 +43,7 @@ def recipe_of(source: Path, paths: Sequence[str], content: bool = False) -> Reci
             mark = CONTENT + xxhash.xxh3_128_hexdigest((source / path).read_bytes())
         field = path.rpartition("/")[2].partition(".")[2]
         rows.append((path, path, found.st_size, mark, field))
-    columns = list(zip(*rows, strict=True)) or [[]] * 5
+    columns = list(zip(*rows, strict=True))
     types = (pa.large_string(), pa.large_string(), pa.int64(), pa.large_string(), pa.string())
     names = ("name", "path", "size", "fingerprint", "field")
     members = pa.table([pa.array(c, t) for c, t in zip(columns, types, strict=True)], names=names)
@@ -140,7 +140,9 @@ def test_the_same_bytes_in_two_places_and_by_any_worker(tmp_path: Path) -> None:
         with open_pool(ComputeConfig(kind=kind, workers=1)) as pool:  # type: ignore[arg-type]
             ((_, packed),) = run_all(pool, pack.run, [job_of(project, recipe)])
         assert packed.seal is not None
-        found.add((packed.seal, stored(project).read_bytes(), stored(project, seal.MEMBERS).read_bytes()))
+        found.add(
+            (packed.seal, stored(project).read_bytes(), stored(project, seal.MEMBERS).read_bytes())
+        )
     assert len(found) == 1
 
 
@@ -172,7 +174,9 @@ def test_generated_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for turn in range(60):
         project = Project(tmp_path / str(turn))
         sizes = {
-            f"{'x' * rng.choice((1, 90, 130))}/{number}.bin": rng.choice((0, 1, 511, 512, 3000, 9000))
+            f"{'x' * rng.choice((1, 90, 130))}/{number}.bin": rng.choice(
+                (0, 1, 511, 512, 3000, 9000)
+            )
             + rng.randint(0, 600)
             for number in range(rng.randint(1, 30))
         }
@@ -423,7 +427,7 @@ def test_a_full_disk(project: Project, small_disk: Path) -> None:
     destination = open_storage(str(small_disk))
     first = pack.pack(recipe, LocalStorage(project.source), destination)
     before = sorted(path.name for path in small_disk.rglob("*"))
-    with pytest.raises(DestinationError, match="train-000001.*the disk is full.*free some space"):
+    with pytest.raises(DestinationError, match=r"train-000001.*the disk is full.*free some space"):
         pack.run(PackJob(large, str(project.source), str(small_disk)))
     assert sorted(path.name for path in small_disk.rglob("*")) == before
     assert seal.read_seal(destination, NAME) == first

@@ -104,7 +104,9 @@ def test_a_lost_reply(built: Project, monkeypatch: pytest.MonkeyPatch, error: st
     else:
         monkeypatch.setattr(LocalStorage, "put_if_absent", put_if_absent)
     if error == "before":
-        with pytest.raises(DestinationError, match=r"version 2: timed out \(nothing was removed; build"):
+        with pytest.raises(
+            DestinationError, match=r"version 2: timed out \(nothing was removed; build"
+        ):
             publish.commit(built.storage, manifest, FILES)
         assert built.latest().version == 1
         assert len(list(built.destination.glob("versions/00000002/build-*/*"))) == 2
@@ -164,13 +166,15 @@ def test_restore_what_is_gone(built: Project) -> None:
     shard = built.latest().shards[0]
     built.add(10, 5)
     built.build()
-    with pytest.raises(VersionError, match="small: .*version 9 is not published; versions 1 to 2"):
+    with pytest.raises(VersionError, match=r"small: .*version 9 is not published; versions 1 to 2"):
         publish.restore(built.storage, 9, "small")
     for ending in (seal.TAR, seal.SEAL):
         path = built.destination / seal.path(shard.name, ending)
         data = path.read_bytes()
         path.unlink()
-        with pytest.raises(VersionError, match=f"version 1 cannot be restored: 1 of its.*{shard.name}"):
+        with pytest.raises(
+            VersionError, match=f"version 1 cannot be restored: 1 of its.*{shard.name}"
+        ):
             publish.restore(built.storage, 1, "small")
         path.write_bytes(data)
     assert built.latest().version == 2
@@ -179,7 +183,7 @@ def test_restore_what_is_gone(built: Project) -> None:
 def test_restore_in_conflict(built: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     built.add(10, 5)
     built.build()
-    real, struck = publish.commit, []
+    real, struck = publish.commit, list[bool]()
 
     def commit(storage: LocalStorage, manifest: Manifest, files: Any) -> bool:
         if not struck:

@@ -30,9 +30,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The demo with all its awkward names, in two splits of several shards."""
     project = Project(tmp_path_factory.mktemp("readers"))
     demo.generate(project.source, 60)
-    project.build(
-        samples=SAMPLES, split={"train": 0.8, "val": 0.2}, shards={"max_bytes": "60kB"}
-    )
+    project.build(samples=SAMPLES, split={"train": 0.8, "val": 0.2}, shards={"max_bytes": "60kB"})
     assert all(split.shards > 1 for split in project.latest().splits.values())
     return project
 
@@ -101,11 +99,16 @@ def test_gnu_tar(published: Project, split: str, tmp_path: Path) -> None:
     names: list[str] = []
     env = {**os.environ, "LC_ALL": "C.UTF-8"}
     for path in paths(published, split):
-        for arguments in (["tf", path, "--quoting-style=literal"], ["xf", path, "-C", str(tmp_path)]):
+        for arguments in (
+            ["tf", path, "--quoting-style=literal"],
+            ["xf", path, "-C", str(tmp_path)],
+        ):
             done = subprocess.run(["tar", *arguments], capture_output=True, check=True, env=env)
             assert done.stderr == b""
             names += done.stdout.decode().splitlines()
-    wanted = {f"{k}.{f}": data for k, s in expected(published, split).items() for f, data in s.items()}
+    wanted = {
+        f"{k}.{f}": data for k, s in expected(published, split).items() for f, data in s.items()
+    }
     assert sorted(names) == sorted(wanted)
     unpacked = {
         str(path.relative_to(tmp_path)): path.read_bytes()

@@ -31,7 +31,16 @@ def test_a_seal_is_read_back(project: Project) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b"[]", b"{}", b"\xff", b"null", b'{"format_version": 1}', b'{"format_version": "x"}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b"\xff",
+        b"null",
+        b'{"format_version": 1}',
+        b'{"format_version": "x"}',
+    ],
 )
 def test_a_damaged_seal(project: Project, data: bytes) -> None:
     project.storage.put(seal.path(SEAL.name, seal.SEAL), data)

@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import webdataset
@@ -23,7 +24,7 @@ GNU_TAR = shutil.which("tar")
 GIB = 1024**3
 
 
-def stdlib_header(name: str, size: int, form: int) -> bytes:
+def stdlib_header(name: str, size: int, form: Any) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = size, tar.MTIME, 0o644
     return info.tobuf(form, "utf-8", "strict")
@@ -75,7 +76,9 @@ def generated(count: int, seed: int) -> list[tuple[str, bytes]]:
     rng = random.Random(seed)
     members = []
     for number in range(count):
-        folders = [part(rng, rng.choice((5, 20, 90))) for _ in range(rng.choice((0, 0, 1, 2, 4, 8)))]
+        folders = [
+            part(rng, rng.choice((5, 20, 90))) for _ in range(rng.choice((0, 0, 1, 2, 4, 8)))
+        ]
         base = f"{part(rng, rng.choice((3, 30, 120, 240)))[:80]}{number}"
         name = "/".join([*folders, base]) + rng.choice((".jpg", ".txt", ".seg.png"))
         size = max(0, rng.choice((0, 1, 300, 512, 1024, 5120)) + rng.randint(-1, 1))
@@ -110,6 +113,7 @@ def test_many_by_gnu_tar(many: tuple[Path, list[tuple[str, bytes]]]) -> None:
     assert gnu("xf", str(path), "--to-stdout") == b"".join(data for _, data in members)
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # it leaves the file open
 def test_many_by_webdataset(many: tuple[Path, list[tuple[str, bytes]]]) -> None:
     path, members = many
     found = {}

@@ -40,7 +40,7 @@ def test_read_back(built: Project) -> None:
 
 def test_versions_that_are_not_there(project: Project) -> None:
     assert version.latest(project.storage) is None
-    with pytest.raises(VersionError, match="small: .*no version is published; build it first"):
+    with pytest.raises(VersionError, match=r"small: .*no version is published; build it first"):
         version.read(project.storage, None, "small")
     project.add(0, 3)
     project.build()
@@ -53,7 +53,9 @@ def test_versions_that_are_not_there(project: Project) -> None:
 )
 def test_a_damaged_manifest(built: Project, data: bytes) -> None:
     manifest_path(built).write_bytes(data)
-    advice = r"versions/00000001/manifest.json: not a readable manifest.*backup, or remove the version"
+    advice = (
+        r"versions/00000001/manifest.json: not a readable manifest.*backup, or remove the version"
+    )
     with pytest.raises(VersionError, match=advice):
         version.latest(built.storage)
     with pytest.raises(VersionError, match=advice):
@@ -97,7 +99,9 @@ def test_a_damaged_or_missing_ledger(built: Project, name: str) -> None:
     with pytest.raises(VerificationError, match=f"00000001/{name}: not a Parquet file.*restore it"):
         built.build()
     path.unlink()
-    with pytest.raises(VersionError, match=f"{name}: missing from version 1 of small; restore the file"):
+    with pytest.raises(
+        VersionError, match=f"{name}: missing from version 1 of small; restore the file"
+    ):
         built.build()
     assert version.list_versions(built.storage) == [1]
     path.write_bytes(data)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from wds_pipeline.dataset import seal
 from wds_pipeline.dataset.plan import ShardPlan
 from wds_pipeline.defs import keys
 from wds_pipeline.defs.job import batches
-from wds_pipeline_tests.conftest import Project, png
+from wds_pipeline_tests.conftest import png
 from wds_pipeline_tests.defs.conftest import PARTITIONED, Edge, failure_of, status_of
 
 
@@ -28,6 +26,13 @@ def test_first_build(edge: Edge, capsys: pytest.CaptureFixture[str]) -> None:
     for asset in (keys.SOURCE_FILES, keys.SHARD_PLAN, keys.PUBLISHED_VERSION):
         assert len(edge.events(asset, result.run_id)) == 1
     assert "small, version 1 of " in capsys.readouterr().out
+
+
+def test_a_batch_is_verified_before_the_next_is_packed(edge: Edge) -> None:
+    edge.project.add(30, 60)
+    edge.project.options["shards"] = {"max_samples": 4}
+    steps = [step for step in status_of(edge.build()) if step[-1] == "]"]
+    assert steps[:4] == ["pack[0000]", "verify[0000]", "pack[0001]", "verify[0001]"]
 
 
 def test_metadata_of_a_shard(edge: Edge) -> None:
@@ -215,11 +220,6 @@ def test_batches() -> None:
 
     assert sizes(0, 2) == []
     assert sizes(5, 2) == [5]
-    assert sizes(300, 2) == [16] * 18 + [12]
+    assert sizes(300, 2) == [32] * 9 + [12]
     assert len(sizes(10_000, 8)) == 64
     assert max(sizes(100_000, 8)) == 256
-
-
-def test_names_of_partitions(project: Project) -> None:
-    assert seal.partition_of("train-000042-0123") == "train-000042"
-    assert re.fullmatch(r"small_build", keys.job_name("small"))
