@@ -28,7 +28,6 @@ demo: .venv/.base .dagster/dagster.yaml  ## build the demo dataset end to end an
 	    </dev/null 2>.dagster/demo.log || { \
 	  status=$$?; tail -n 40 .dagster/demo.log >&2; \
 	  echo "make demo: the build failed; the whole log: .dagster/demo.log" >&2; exit $$status; }
-	@$(BIN)/wds-pipeline versions demo --summary
 
 test: lint  ## lint, types and the whole suite (PYTEST_ARGS='-k plan -x')
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)

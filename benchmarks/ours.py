@@ -5,12 +5,15 @@ A fresh process makes the peaks of memory and the starting of workers count, as 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import resource
 import sys
 import time
 from concurrent.futures import Executor
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -80,8 +83,11 @@ def _worker() -> tuple[int, float, float]:
 
 def peak_memory() -> float:
     """The most memory (bytes) that this process has held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else peak * 1024)
+    with contextlib.suppress(OSError):  # on Linux, `ru_maxrss` starts with what the parent held
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return float(found.group(1)) * 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 class _TimedBuild(Build):

@@ -104,7 +104,10 @@ class Build:
     def newest_if_current(self, listing: Listing) -> Manifest | None:
         """The newest version, if it was made of these very inputs and all its shards are there."""
         newest = self.newest()
-        if newest is None or newest.inputs != self.inputs(listing):
+        if newest is None:
+            return None
+        inputs = self.inputs(listing)
+        if inputs not in (newest.inputs, version.read_checked(self.destination, newest.version)):
             return None
         if "unstable" in newest.quarantined:
             return None  # files that could not be read may be readable now
@@ -138,6 +141,7 @@ class Build:
             quarantine=table(version.QUARANTINE),
             recipes={(shard.split, shard.slot): shard.recipe for shard in newest.shards},
             inventory=lambda: table(version.INVENTORY),
+            same_rules=newest.content_rules == settle.rules(self.config).content_digest,
         )
 
     def plan(self, listing: Listing, *, repack: bool = False, resplit: bool = False) -> Draft:
@@ -398,6 +402,7 @@ class Build:
             parent=plan.parent,
             source=self.config.written.get("source", {}).get("url", self.config.source.url),
             inputs=self.inputs(draft.listing),
+            content_rules=settle.rules(self.config).content_digest,
             config=self.config.written,
             splits=splits,
             files=plan.file_counts(),
@@ -416,6 +421,9 @@ class Build:
                 if newest is None or newest.version != plan.parent:
                     draft = self._draft(draft, listing=self.scan())
                     continue
+                inputs = self.inputs(draft.listing)
+                if inputs != newest.inputs:  # what changed was not part of any sample
+                    version.write_checked(self.destination, newest.version, inputs)
                 status: Any = "repaired" if draft.repaired else "unchanged"
                 return BuildResult(status, newest, len(draft.packed), warnings=plan.warnings)
             manifest = self.publish(draft, self.report(draft))

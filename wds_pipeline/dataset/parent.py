@@ -15,7 +15,8 @@ class Parent:
     """The version that a plan starts from; version 0 is the empty one.
 
     `recipes` are its shards' recipe digests by (split, slot); `inventory` loads its inventory,
-    which is wanted only to tell an edit from a changed configuration.
+    which is wanted only to tell an edit from a changed configuration. `same_rules` says whether its
+    quarantine was judged by the rules for content that hold now; if not, it is judged anew.
     """
 
     version: int = 0
@@ -23,3 +24,4 @@ class Parent:
     quarantine: pa.Table = field(default_factory=lambda: ledger.empty(ledger.QUARANTINE))
     recipes: Mapping[tuple[str, int], str] = field(default_factory=dict)
     inventory: Callable[[], pa.Table] | None = None
+    same_rules: bool = True

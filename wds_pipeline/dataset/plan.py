@@ -149,7 +149,7 @@ def make_plan(
     """
     parent = parent or Parent()
     found = samples.group(inventory, config.samples, config.name)
-    _apply_rejections(found, config, parent.quarantine, rejected)
+    _apply_rejections(found, config, parent.quarantine if parent.same_rules else None, rejected)
     places = Places(
         found, parent, rejected, draft, config, relayout=repack or resplit, resplit=resplit
     )
@@ -218,7 +218,7 @@ def check_policies(plan: Plan, config: DatasetConfig) -> None:
 
 
 def _apply_rejections(
-    found: Samples, config: DatasetConfig, before: pa.Table, rejected: pa.Table | None
+    found: Samples, config: DatasetConfig, before: pa.Table | None, rejected: pa.Table | None
 ) -> None:
     """Marks samples whose content was found unusable and has not changed since."""
     for table in (before, rejected):

@@ -108,7 +108,9 @@ def read_parquet(storage: LocalStorage, where: str) -> pa.Table:
 def parse_parquet(data: bytes, where: str) -> pa.Table:
     """A Parquet file's bytes as a table. Raises VerificationError, naming `where` it was."""
     try:
-        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        # In this thread: a process that ends while one of Arrow's lets go of a Python buffer aborts.
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        return file.read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         what = " ".join(str(error).split())
         raise VerificationError(f"{where}: not a Parquet file: {what}; restore it") from error

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from wds_pipeline.dataset.content import Facts
 from wds_pipeline.dataset.seal import REPORT, Seal, parquet_bytes, path
@@ -60,6 +61,12 @@ class Rules:
     def extensions_of(self, name: str) -> tuple[str, ...]:
         """The extensions that a field may be made of."""
         return tuple(self.extensions.get(name) or (name,))
+
+    @property
+    def content_digest(self) -> str:
+        """The same for rules by which content is judged in the same way."""
+        parts = json.dumps([self.max_pixels, self.extensions], sort_keys=True)
+        return xxhash.xxh3_128_hexdigest(parts.encode())
 
     def same_content_rules(self, other: Rules) -> bool:
         """Whether facts found by the other rules hold by these."""
@@ -183,7 +190,8 @@ def save_report(storage: LocalStorage, report: ShardReport) -> None:
 def load_report(storage: LocalStorage, name: str) -> ShardReport | None:
     """The report beside a shard; None if there is none that this release wrote and can read."""
     try:
-        table = pq.read_table(pa.BufferReader(storage.read(path(name, REPORT))))
+        file = pq.ParquetFile(pa.BufferReader(storage.read(path(name, REPORT))))
+        table = file.read(use_threads=False)  # see `seal.parse_parquet`
         values = json.loads(table.schema.metadata[_METADATA])
         if values.pop("format_version") != FORMAT_VERSION or values["name"] != name:
             return None

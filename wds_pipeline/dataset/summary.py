@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import sys
 import textwrap
+from pathlib import Path
 
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import version, view
@@ -104,16 +108,24 @@ def _main_split(manifest: Manifest) -> str:
     return max(manifest.splits, key=lambda name: (name == "train", manifest.splits[name].samples))
 
 
+def program() -> str:
+    """How this user starts the command line: it may lie in a virtual environment that is not active."""
+    beside = Path(sys.executable).with_name("wds-pipeline")
+    if shutil.which("wds-pipeline") or not beside.exists():
+        return "wds-pipeline"
+    return shlex.quote(os.path.relpath(beside))
+
+
 def _next(config: DatasetConfig, storage: LocalStorage, manifest: Manifest) -> str:
-    name = manifest.dataset
+    name, start = manifest.dataset, program()
     ledger = version.read_table(storage, manifest, version.LEDGER)
     keys = ledger["key"].slice(0, 200).to_pylist()
     key = min(keys, key=lambda each: (not each.replace("/", "").isascii(), len(each), each))
     rows = [
-        ("  edit a file in " + config.source_url, "then: wds-pipeline plan " + name),
-        (f"  wds-pipeline show {name} {shlex.quote(key)}", "look at one sample"),
-        (f"  wds-pipeline versions {name}", "what is published"),
-        (f"  wds-pipeline build {name}", "build again: only what changed"),
+        ("  edit a file in " + config.source_url, f"then: {start} plan {name}"),
+        (f"  {start} show {name} {shlex.quote(key)}", "look at one sample"),
+        (f"  {start} versions {name}", "what is published"),
+        (f"  {start} build {name}", "build again: only what changed"),
     ]
     if name == "demo":
         rows.append(("  make ui", "the same in Dagster's web interface"))

@@ -22,6 +22,7 @@ from wds_pipeline.storage import LocalStorage
 FOLDER = "versions"
 VIEWS = "views"
 MARKER = "wds_pipeline.json"  # says that a folder is a destination, and of which dataset
+CHECKED = "checked.json"
 FORMAT_VERSION = 1
 
 LEDGER = "ledger.parquet"
@@ -66,7 +67,8 @@ class SplitTotals(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a version is. `inputs` is a digest of all that decided it."""
+    """What a version is. `inputs` is a digest of all that decided it, `content_rules` of what its
+    content was judged by."""
 
     format_version: Literal[1] = 1
     dataset: str
@@ -78,6 +80,7 @@ class Manifest(BaseModel):
     restored_from: int | None = None
     source: str
     inputs: str
+    content_rules: str
     config: dict[str, Any]
     splits: dict[str, SplitTotals]
     files: dict[str, int]
@@ -166,6 +169,23 @@ def write_marker(storage: LocalStorage, dataset: str) -> None:
     values = {"dataset": dataset, "format_version": FORMAT_VERSION}
     if not storage.put_if_absent(MARKER, (json.dumps(values) + "\n").encode()):
         check_marker(storage, dataset)  # another build was first
+
+
+def read_checked(storage: LocalStorage, number: int) -> str | None:
+    """Other inputs than its own that are known to give this version too; None if there are none."""
+    try:
+        values = json.loads(storage.read(CHECKED))
+        return str(values["inputs"]) if values["version"] == number else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_checked(storage: LocalStorage, number: int, inputs: str) -> None:
+    """Remembers that these inputs give this version, so that the next build need not plan.
+
+    Raises DestinationError.
+    """
+    storage.put(CHECKED, (json.dumps({"version": number, "inputs": inputs}) + "\n").encode())
 
 
 def list_versions(storage: LocalStorage) -> list[int]:

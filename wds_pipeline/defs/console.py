@@ -31,6 +31,8 @@ def _error(event: dg.DagsterEvent | None) -> str | None:
     if getattr(data, "first_step_failure_event", None) is not None:
         return None  # said before
     error = getattr(data, "error", None)
+    if error is not None and error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
+        return "interrupted; the shards sealed so far are kept, and the next run goes on from them"
     return error.to_string() if error else None
 
 

@@ -1,7 +1,7 @@
 """`<name>_build`: the whole pipeline in one run. Each op is a step of `dataset.build.Build`.
 
 Parallelism lives in the workers that the session holds, not in Dagster's executor: an op costs 20 to
-40 ms in this process and 0.5 to 1.2 s in one of its own. So there are at most 64 batches, and they
+40 ms in this process and 0.5 to 1.2 s in one of its own. So there are about 64 batches at most, and they
 are run one after the other, each with all the workers.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset.build import BuildResult
-from wds_pipeline.dataset.summary import summary
+from wds_pipeline.dataset.summary import program, summary
 from wds_pipeline.storage import LocalStorage
 
 
@@ -13,7 +13,8 @@ def print_summary(config: DatasetConfig, storage: LocalStorage, result: BuildRes
     number = result.manifest.version
     if result.status == "unchanged" and not result.packed:
         text = (
-            f"{config.name}: nothing changed since version {number}: no shard was read or written"
+            f"{config.name}: nothing changed since version {number}: no shard was read or written\n"
+            f"(`{program()} versions {config.name} --summary` shows what it holds)"
         )
     elif result.status == "published":
         text = "\n" + summary(config, storage, result.manifest)

@@ -670,3 +670,15 @@ def test_two_rounds_of_quarantine_keep_every_place(
     assert {row["key"]: (row["split"], row["slot"]) for row in rows} == {
         key: slots[key] for key in ("a/0004", "a/0011", "a/0020")
     }
+
+
+def test_a_change_that_is_part_of_no_sample_is_planned_once(project: Project) -> None:
+    project.add(0, 3)
+    project.build()
+    (project.source / "README").write_text("no sample's")
+    assert project.build().status == "unchanged"
+    work = Build(project.config())
+    newest = work.newest_if_current(work.scan())
+    assert newest is not None and newest.version == 1
+    (project.source / "README").write_text("no sample's, either")
+    assert work.newest_if_current(work.scan()) is None

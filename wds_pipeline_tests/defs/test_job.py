@@ -76,7 +76,7 @@ def test_nothing_changed(edge: Edge, capsys: pytest.CaptureFixture[str]) -> None
     assert edge.project.latest().version == 1
     assert edge.counts() == counts
     out = capsys.readouterr().out
-    assert out == "small: nothing changed since version 1: no shard was read or written\n"
+    assert "small: nothing changed since version 1: no shard was read or written\n" in out
 
 
 def test_a_change_logs_its_shards_alone(edge: Edge) -> None:
