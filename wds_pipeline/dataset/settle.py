@@ -85,7 +85,7 @@ def pack_shards(
     and DestinationError, before anything is written, when they do not fit on the disk.
     """
     total = sum(shard.bytes for shard in shards)
-    _check_space(config, total)
+    check_space(config, total)
     jobs = (
         PackJob(
             plan.recipe(shard),
@@ -107,7 +107,8 @@ def pack_shards(
     return results
 
 
-def _check_space(config: DatasetConfig, needed: int) -> None:
+def check_space(config: DatasetConfig, needed: int) -> None:
+    """Raises DestinationError when so many bytes do not fit on the destination's disk."""
     free = open_storage(config.destination_url).free_bytes()
     if free is not None and free < needed:
         raise DestinationError(

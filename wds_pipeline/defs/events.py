@@ -5,7 +5,8 @@ the schema for each), several times the packing of a small shard. Here hundreds 
 transaction: 0.5 ms each. The rows are the same, which a test holds.
 
 Postgres and other storages have a batch call of their own, `EventLogStorage.store_event_batch`. For
-SQLite, which has none, its parts are used, which Dagster keeps public for storages in other packages.
+SQLite, which has none, its parts are used. Where a release of Dagster lacks these, each is logged
+by itself.
 """
 
 from __future__ import annotations
@@ -18,9 +19,20 @@ from collections.abc import Sequence
 import dagster as dg
 import sqlalchemy
 from dagster import DagsterEvent, DagsterEventType, EventLogEntry
-from dagster._core.events import StepMaterializationData
-from dagster._core.storage.event_log import SqliteEventLogStorage
 
+try:
+    from dagster._core.events import StepMaterializationData
+    from dagster._core.storage.event_log import SqliteEventLogStorage
+except ImportError:  # another release of Dagster
+    SqliteEventLogStorage = None  # type: ignore[assignment,misc]
+
+_PARTS = (
+    "prepare_insert_event_batch",
+    "run_connection",
+    "index_connection",
+    "store_asset_event_tags",
+    "store_asset_event",
+)
 _CHUNK = 100  # rows of a statement: SQLite may allow no more than 999 values
 
 
@@ -28,8 +40,12 @@ def log_materializations(
     context: dg.OpExecutionContext, materializations: Sequence[dg.AssetMaterialization]
 ) -> None:
     """Logs materializations as `context.log_event` does, but to the instance alone, not the console."""
-    entries = [_entry(context, each) for each in materializations]
     storage = context.instance.event_log_storage
+    if SqliteEventLogStorage is None or not all(hasattr(storage, part) for part in _PARTS):
+        for each in materializations:
+            context.log_event(each)
+        return
+    entries = [_entry(context, each) for each in materializations]
     for start in range(0, len(entries), _CHUNK):
         chunk = entries[start : start + _CHUNK]
         if isinstance(storage, SqliteEventLogStorage):

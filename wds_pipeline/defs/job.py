@@ -106,6 +106,7 @@ def plan(
         draft = session.draft(options)
         check_policies(draft.plan, config)
         missing = build.unsealed(draft.plan)
+        settle.check_space(config, sum(shard.bytes for shard in missing))
         partitions = [shard.partition for shard in draft.plan.shards]
         came, went = catalogue.register_partitions(context.instance, config.name, partitions)
         catalogue.log_plan(context, config, session.listing, draft.plan)

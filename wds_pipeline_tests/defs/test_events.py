@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from wds_pipeline.defs import events
 from wds_pipeline.defs.events import log_materializations
 
 KEYS = [dg.AssetKey(["x", "shards"]), dg.AssetKey(["x", "report"])]
@@ -92,3 +93,10 @@ def test_the_catalogue_knows_the_latest(sqlite: dg.DagsterInstance) -> None:
         version = sqlite.get_latest_data_version_record(key, partition_key="train-000007")
         assert version is not None
         assert (version.event_log_entry.tags or {})["dagster/data_version"] == "digest 7"
+
+
+def test_another_release_of_dagster_gets_them_one_by_one(
+    sqlite: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_PARTS", ("a part that Dagster lacks",))
+    assert rows(sqlite, written_at_once) == rows(sqlite, written_one_by_one)
