@@ -14,6 +14,7 @@ from wds_pipeline.cli.progress import progress_bars
 
 if TYPE_CHECKING:
     from wds_pipeline.config import DatasetConfig
+    from wds_pipeline.dataset.audit import Audit
     from wds_pipeline.dataset.report import Report
 
 _SHOWN = 5  # findings of each code
@@ -47,6 +48,11 @@ def _share(_ctx: click.Context, _param: click.Parameter, value: str | None) -> f
     type=click.Path(file_okay=False, path_type=Path),
     help="Write report.json and report.html there.",
 )
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Have damaged shards of the newest version packed anew, by a build.",
+)
 @json_option
 @click.pass_context
 def command(
@@ -56,14 +62,21 @@ def command(
     level: str | None,
     sample: float | None,
     output: Path | None,
+    repair: bool,
     as_json: bool,
 ) -> None:
     """Read a published version back and check all of it.
 
-    Every shard is compared with the version's manifest, ledger and inventory; the published files
-    are not written to. Exits with 1 when anything is not as it was published.
+    Every shard is compared with the version's manifest, ledger and inventory; without --repair
+    nothing is written. Exits with 1 when anything is not as it was published, and was not repaired.
     """
-    report, version = _audit(config, number, level, sample)
+    if repair and number is not None:
+        raise click.UsageError("--repair is for the newest version; leave out --version")
+    found, version = _audit(config, number, level, sample)
+    if repair and found.damaged:
+        _repair(config, found)
+        found, version = _audit(config, None, level, sample)
+    report = found.report
     written = _write(report, output) if output is not None else []
     if as_json:
         print_json({"version": version, **_values(report)})
@@ -77,7 +90,7 @@ def command(
 
 def _audit(
     config: DatasetConfig, number: int | None, level: str | None, sample: float | None
-) -> tuple[Report, int]:
+) -> tuple[Audit, int]:
     from dataclasses import replace
 
     from wds_pipeline.compute import open_pool
@@ -100,6 +113,18 @@ def _audit(
         open_pool(compute) as pool,
     ):
         return audit(config, storage, manifest, wanted, pool, progress), manifest.version
+
+
+def _repair(config: DatasetConfig, found: Audit) -> None:
+    from wds_pipeline.cli.build import run_build
+    from wds_pipeline.dataset.build import unseal
+    from wds_pipeline.dataset.wording import counted
+
+    count = counted(unseal(config, found.damaged), "damaged shard")
+    result = run_build(config)
+    click.echo(
+        f"{count} packed anew: version {result.manifest.version} {result.status}\n", err=True
+    )
 
 
 def _write(report: Report, folder: Path) -> list[Path]:
@@ -148,6 +173,6 @@ def _print(report: Report, version: int) -> None:
     click.echo(f"\nverification {verdict}")
     if not report.passed:
         click.echo(
-            "to repair shards of the newest version: remove their damaged files, then "
-            f"`wds-pipeline build {report.dataset}` packs them anew"
+            f"`wds-pipeline verify {report.dataset} --repair` packs damaged shards of the newest "
+            "version anew"
         )

@@ -28,6 +28,14 @@ from wds_pipeline.storage import LocalStorage, open_storage
 
 
 @dataclass(frozen=True)
+class Audit:
+    """What an audit found; `damaged` are all shards that are not what was published."""
+
+    report: Report
+    damaged: frozenset[str]
+
+
+@dataclass(frozen=True)
 class AuditJob:
     """All that a worker needs to verify one published shard; `wanted` is its seal as published."""
 
@@ -64,7 +72,7 @@ def audit(
     rules: Rules,
     pool: Executor,
     progress: Progress | None = None,
-) -> Report:
+) -> Audit:
     """Reads a whole version back with the pool and reports on it; nothing is stored.
 
     Raises VersionError, VerificationError when the version's own files cannot be read.
@@ -89,7 +97,7 @@ def audit(
         if progress is not None:
             progress("verify", done, total)
     published = version.read_table(storage, manifest, version.LEDGER).num_rows
-    return make_report(
+    whole = make_report(
         dataset=config.name,
         level=rules.level,
         reports=reports,
@@ -103,6 +111,7 @@ def audit(
         on_leak=config.verify.on_leak,
         picture=lambda shard, key: read_thumbnail(storage, rules, shard, key),
     )
+    return Audit(whole, frozenset(each.name for each in reports if not each.passed))
 
 
 def samples_config(config: DatasetConfig, manifest: Manifest) -> SamplesConfig:

@@ -210,7 +210,7 @@ def read(storage: LocalStorage, version: int | None, dataset: str) -> Manifest:
     if manifest is None:
         have = list_versions(storage)
         what = "no version is" if version is None else f"version {version} is not"
-        known = f"versions {have[0]} to {have[-1]} are there" if have else "build it first"
+        known = f"there are {', '.join(map(str, have[-10:]))}" if have else "build it first"
         raise VersionError(f"{dataset}: {storage.url}: {what} published; {known}")
     return manifest
 

@@ -32,10 +32,21 @@ def test_verify_finds_one_flipped_bit(built: Cli) -> None:
     assert not found["passed"]
     assert found["findings"] == {"wrong_digest": 1}
     text = built("verify", "small", code=1).stdout
-    assert shard.name in text
-    path.unlink()
-    built("build", "small")
-    built("verify", "small")
+    assert shard.name in text and "verify small --repair" in text
+
+
+def test_verify_repairs(built: Cli) -> None:
+    whole = built.project.shard_files()
+    tars = [built.project.destination / shard.path for shard in built.project.latest().shards]
+    content = [path.read_bytes() for path in tars]
+    for path, data in zip(tars[:2], content, strict=False):
+        path.write_bytes(data[:700] + bytes([data[700] ^ 1]) + data[701:])
+    done = built("verify", "small", "--repair")
+    assert "2 damaged shards packed anew: version 1 repaired" in done.stderr
+    assert "verification passed" in done.stdout
+    assert [path.read_bytes() for path in tars] == content
+    assert built.project.shard_files().keys() == whole.keys()
+    assert "newest version" in built("verify", "small", "--repair", "--version", 1, code=2).stderr
 
 
 @pytest.mark.parametrize("share", ["10%", "0.1", "0"])

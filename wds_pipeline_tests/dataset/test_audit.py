@@ -33,7 +33,7 @@ def run(project: Project, number: int | None = None, **level: Any) -> Report:
     manifest = version.read(project.storage, number, "small")
     before = {p: p.stat().st_mtime_ns for p in project.destination.rglob("*")}
     with open_pool(config.compute) as pool:
-        report = audit(config, project.storage, manifest, rules(config), pool)
+        report = audit(config, project.storage, manifest, rules(config), pool).report
     assert {p: p.stat().st_mtime_ns for p in project.destination.rglob("*")} == before
     return report
 

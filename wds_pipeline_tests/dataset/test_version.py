@@ -44,7 +44,7 @@ def test_versions_that_are_not_there(project: Project) -> None:
         version.read(project.storage, None, "small")
     project.add(0, 3)
     project.build()
-    with pytest.raises(VersionError, match="version 7 is not published; versions 1 to 1 are there"):
+    with pytest.raises(VersionError, match="version 7 is not published; there are 1"):
         version.read(project.storage, 7, "small")
 
 
