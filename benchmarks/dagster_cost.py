@@ -112,9 +112,8 @@ def _compare(settings: Settings, source: Path, shards: int) -> dict[str, list[To
         return build(_config(str(source), str(destination))).packed
 
     def by_dagster() -> int:
-        made = dg.build_reconstructable_job(
-            "benchmarks.dagster_cost", "job", (str(source), str(destination))
-        )
+        arguments: Any = (str(source), str(destination))
+        made = dg.build_reconstructable_job("benchmarks.dagster_cost", "job", arguments)
         with dg.execute_job(made, instance=instance, raise_on_error=True) as result:
             key = keys.asset_key("bench", keys.SHARD_REPORT)
             found = instance.fetch_materializations(key, limit=shards + 1).records

@@ -27,7 +27,8 @@ from typing import Any, NoReturn, TypeVar
 from wds_pipeline.config import ComputeConfig
 from wds_pipeline.errors import WorkerError
 
-_PRELOAD = ["wds_pipeline.dataset.verify_job", "wds_pipeline.dataset.pack"]
+# pandas, where it is installed, is imported by pyarrow at its first array: once here, not per worker.
+_PRELOAD = ["wds_pipeline.dataset.verify_job", "wds_pipeline.dataset.pack", "pandas"]
 _SECONDS_TO_END = 5.0
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -40,6 +41,12 @@ def worker_count(config: ComputeConfig) -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def prepare(config: ComputeConfig) -> None:
+    """Begins what workers need before they can start, in the background; `open_pool` is quicker then."""
+    if config.kind == "processes":
+        _context()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import xxhash
 
-from wds_pipeline.compute import open_pool
+from wds_pipeline.compute import open_pool, prepare
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import publish, report_html, seal, settle, version
 from wds_pipeline.dataset.naming import assign
@@ -462,6 +462,7 @@ def build(
         newest = work.newest_if_current(listing)
         if newest is not None:
             return BuildResult("unchanged", newest)
+    prepare(config.compute)
     draft = work.plan(listing, repack=repack, resplit=resplit)
     with open_pool(config.compute) as pool:
         return work.finish(draft, pool)

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from wds_pipeline.dataset.distributions import Distribution
 from wds_pipeline.dataset.report import Card, Report
 from wds_pipeline.dataset.shard_report import Finding
+from wds_pipeline.dataset.wording import human_bytes
 
 _SHARDS = 500  # rows of the table of shards
 _TITLES = {
@@ -131,15 +132,6 @@ def _by_reason(report: Report) -> list[dict[str, Any]]:
 def _image(card: Card) -> str:
     jpeg = card.thumbnail.jpeg
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" if jpeg else ""
-
-
-def human_bytes(size: float) -> str:
-    """12.3 MB, in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 999.5 or unit == "TB":
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError
 
 
 def _share(part: float, whole: float) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import dagster as dg
 
-from wds_pipeline.compute import worker_count
+from wds_pipeline.compute import prepare, worker_count
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import seal, settle
 from wds_pipeline.dataset.build import BuildResult
@@ -103,6 +103,7 @@ def plan(
             context.log.info(f"nothing changed since version {newest.version}")
             print_summary(config, build.destination, result)
             return
+        prepare(config.compute)
         draft = session.draft(options)
         check_policies(draft.plan, config)
         missing = build.unsealed(draft.plan)

@@ -21,7 +21,7 @@ from PIL import Image
 from wds_pipeline.dataset.distributions import distribution
 from wds_pipeline.dataset.report import Report, ShardRow, make_report
 from wds_pipeline.dataset.report_findings import Limits
-from wds_pipeline.dataset.report_html import human_bytes, render
+from wds_pipeline.dataset.report_html import render
 from wds_pipeline.dataset.shard_report import (
     MEMBERS,
     Finding,
@@ -29,6 +29,7 @@ from wds_pipeline.dataset.shard_report import (
     ShardReport,
     Thumbnail,
 )
+from wds_pipeline.dataset.wording import human_bytes
 
 RULES = Rules("decode", 1.0, 10**8, {"jpg": ["jpg", "jpeg", "png"]})
 # key, field, content, and what differs from a sound file
