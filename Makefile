@@ -23,6 +23,7 @@ help:  ## show this list
 
 demo: .venv/.base .dagster/dagster.yaml  ## build the demo dataset end to end and print what was built
 	@$(BIN)/python -m wds_pipeline.demo
+	@$(BIN)/wds-pipeline datasets >/dev/null
 	@echo "building (the run's log: .dagster/demo.log)"
 	@$(BIN)/python -m dagster job execute -m wds_pipeline.definitions -j demo_build \
 	    </dev/null 2>.dagster/demo.log || { \
@@ -43,6 +44,7 @@ format: .venv/.test  ## let ruff repair what it can
 
 ui: .venv/.base .dagster/dagster.yaml  ## web server and daemon on the demo (UI_PORT=3000)
 	@$(BIN)/python -m wds_pipeline.demo
+	@$(BIN)/wds-pipeline datasets >/dev/null
 	$(BIN)/python -m dagster dev -w workspace.yaml -h $(UI_HOST) -p $(UI_PORT)
 
 bench: .venv/.bench  ## the side-by-side benchmarks

@@ -66,7 +66,8 @@ def open_pool(config: ComputeConfig) -> Iterator[Executor]:
         yield pool
     except BaseException:
         processes = dict(getattr(pool, "_processes", None) or {})
-        pool.shutdown(wait=False, cancel_futures=True)
+        # Threads cannot be ended: what they are at is finished, and leaves nothing half written.
+        pool.shutdown(wait=not processes, cancel_futures=True)
         for process in processes.values():
             process.terminate()
         for process in processes.values():

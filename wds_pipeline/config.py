@@ -28,6 +28,10 @@ from pydantic import (
 )
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+# Dagster looks closer; this tells a cron expression from prose.
+_CRON = re.compile(
+    r"@(hourly|daily|midnight|weekly|monthly|annually|yearly)|([\d*/,A-Z#L?-]+(\s+|$)){5}", re.I
+)
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
@@ -350,6 +354,16 @@ class DatasetConfig(_Model):
                 f"found {name!r}; expected lower-case letters, digits and _, e.g. captions"
             )
         return name
+
+    @field_validator("schedule")
+    @classmethod
+    def _cron(cls, schedule: str | None) -> str | None:
+        if schedule is not None and not _CRON.fullmatch(schedule.strip()):
+            raise ValueError(
+                f"found {schedule!r}; expected a cron expression of five parts, such as "
+                '"0 3 * * *" for each night at three'
+            )
+        return schedule
 
     @property
     def file(self) -> Path | None:

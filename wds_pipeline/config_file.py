@@ -30,13 +30,27 @@ def load_configs(folder: Path | None = None) -> dict[str, DatasetConfig]:
     destination.
     """
     folder = datasets_folder() if folder is None else folder
+    check_folder(folder)
+    configs, problems = read_configs(folder)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return configs
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ConfigError when there is no folder of datasets."""
     if not folder.is_dir():
         raise ConfigError(
             f"{folder.absolute()}: no such folder; expected the datasets' YAML files there. Make one "
             f"with `wds-pipeline init SOURCE DESTINATION`, or set {ENVIRONMENT_VARIABLE}"
         )
+
+
+def read_configs(folder: Path) -> tuple[dict[str, DatasetConfig], list[str]]:
+    """The datasets of a folder that can be used, by name, sorted; and what is wrong with the others."""
     configs: dict[str, DatasetConfig] = {}
     problems = []
+    shared = set()
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".yaml", ".yml")):
         try:
             config = load_config(path)
@@ -49,6 +63,7 @@ def load_configs(folder: Path | None = None) -> dict[str, DatasetConfig]:
                 f"{path}: name: {config.name!r} is already the dataset of {other.file}; "
                 "names must differ, rename one"
             )
+            shared.add(config.name)  # nobody knows which of the two is meant
             continue
         for each in configs.values():
             if _place(each) == _place(config):
@@ -57,10 +72,9 @@ def load_configs(folder: Path | None = None) -> dict[str, DatasetConfig]:
                     f"{path}: destination.url: {written} is already the destination "
                     f"of {each.name!r} ({each.file}); give each dataset a folder of its own"
                 )
+                shared |= {config.name, each.name}
         configs[config.name] = config
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return dict(sorted(configs.items()))
+    return {name: configs[name] for name in sorted(configs.keys() - shared)}, problems
 
 
 def _place(config: DatasetConfig) -> str:
@@ -82,7 +96,10 @@ def load_config(path: Path) -> DatasetConfig:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
+        line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+        hint = "; quote what holds ${NAME}: '${NAME}/folder'" if "${" in line else ""
+        problem = getattr(error, "problem", error)
+        raise ConfigError(f"{where}: not valid YAML: {problem}{hint}") from error
     except (ValueError, RecursionError) as error:  # such as the date 2024-99-99
         raise ConfigError(f"{path}: a value cannot be read: {error}; quote it") from error
     if tree is None or not isinstance(values, dict):

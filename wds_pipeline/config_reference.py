@@ -18,8 +18,8 @@ One dataset is one YAML file in `datasets/`, or in the folder that `WDS_PIPELINE
 `wds-pipeline init SOURCE DESTINATION` writes one for a folder; `wds-pipeline schema` prints the JSON
 schema, with which editors complete and check the file.
 
-`${NAME}` stands for an environment variable: its value is used, and never shown or stored. Unknown
-keys are errors. Sizes are written as `256MB` or `1GiB`, shares as `1%` or `0.01`.
+`'${NAME}'` (in quotes) stands for an environment variable: its value is used, and never shown or
+stored. Unknown keys are errors. Sizes are written as `256MB` or `1GiB`, shares as `1%` or `0.01`.
 
 This page is made from the program (`python -m wds_pipeline.config_reference > docs/config.md`).
 """

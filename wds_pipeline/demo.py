@@ -863,7 +863,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--samples must not be negative")
     try:
         if not options.force and folder.is_dir() and any(folder.iterdir()):
-            print(f"{folder}: there already (--force writes it anew)")
+            print(f"{folder}: there already (`python -m wds_pipeline.demo --force` writes it anew)")
             return 0
         start = time.perf_counter()
         counts = generate(folder, options.samples)

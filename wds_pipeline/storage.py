@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from wds_pipeline.errors import ConfigError, DestinationError, SourceChanged
 
 TEMPORARY = ".tmp-"  # names with this prefix are unfinished writes; `gc` removes old ones
 CONTENT = "xxh3-128:"  # a fingerprint that is a hash of the content starts so
+UNREADABLE = "cannot be read"  # how the reason of a SourceChanged begins that is none of content
 _CHUNK = 4 * 1024 * 1024
 _TRIES = 20
 Result = TypeVar("Result")
@@ -95,7 +97,7 @@ class LocalStorage:
             got = os.readv(fd, [view]) if size else 0
             found = os.fstat(fd)
         except OSError as error:
-            raise SourceChanged(path, f"not readable: {error.strerror}") from error
+            raise SourceChanged(path, f"{UNREADABLE}: {error.strerror}") from error
         finally:
             os.close(fd)
         # All is well with nearly every file: one comparison each, and the reasons below.
@@ -119,7 +121,7 @@ class LocalStorage:
             else:
                 _check_unchanged(path, os.fstat(fd), size, fingerprint)
         except OSError as error:
-            raise SourceChanged(path, f"not readable: {error.strerror}") from error
+            raise SourceChanged(path, f"{UNREADABLE}: {error.strerror}") from error
         finally:
             os.close(fd)
 
@@ -145,7 +147,7 @@ class LocalStorage:
             else:
                 _check_unchanged(path, os.fstat(fd), size, fingerprint)
         except OSError as error:
-            raise SourceChanged(path, f"not readable: {error.strerror}") from error
+            raise SourceChanged(path, f"{UNREADABLE}: {error.strerror}") from error
         finally:
             os.close(fd)
 
@@ -163,7 +165,7 @@ class LocalStorage:
         try:  # without O_NONBLOCK, a pipe that took the file's place would keep us waiting
             return os.open(self._prefix + path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            raise SourceChanged(path, f"cannot be opened: {error.strerror}") from error
+            raise SourceChanged(path, f"{UNREADABLE}: {error.strerror}") from error
 
     def stat(self, path: str) -> FileInfo | None:
         """The file's facts, or None when there is none."""
@@ -393,8 +395,9 @@ def _make_folder(folder: str) -> None:
     try:
         os.mkdir(folder)
     except FileExistsError:
-        if os.path.isdir(folder):
-            return  # another process was first
+        # Another process was first. If it has removed the folder again, that is FileNotFoundError.
+        if stat.S_ISDIR(os.stat(folder).st_mode):
+            return
         raise
     with suppress(PermissionError):  # a parent may be writable and not readable
         _sync_folder(parent or ".")

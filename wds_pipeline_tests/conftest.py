@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import os
@@ -180,6 +181,7 @@ def unprivileged() -> Callable[[Callable[[], Any]], str]:
     """Runs a function in a child process without root's rights; returns what it raised, as text."""
 
     def run(work: Callable[[], Any]) -> str:
+        codecs.lookup("utf-8-sig")  # what is imported late may lie where only root may read
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:

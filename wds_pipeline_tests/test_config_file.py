@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from wds_pipeline.config_file import datasets_folder, load_config, load_configs
+from wds_pipeline.config_file import datasets_folder, load_config, load_configs, read_configs
 from wds_pipeline.errors import ConfigError
 
 HEAD = "name: small\nsource: {url: raw}\ndestination: {url: published}\n"
@@ -263,3 +263,23 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no such folder.*WDS_PIPELINE_DATASETS"):
         load_configs(tmp_path / "none")
     assert load_configs(tmp_path) == {}
+
+
+def test_a_broken_file_does_not_stop_the_others(tmp_path: Path) -> None:
+    good = "name: {0}\nsource: {{url: raw}}\ndestination: {{url: {0}}}\n"
+    (tmp_path / "a.yaml").write_text(good.format("a"))
+    (tmp_path / "b.yaml").write_text("name: b\nsorce: {}\n")
+    (tmp_path / "c.yaml").write_text(good.format("c"))
+    (tmp_path / "d.yaml").write_text(good.format("c"))
+    configs, problems = read_configs(tmp_path)
+    assert list(configs) == ["a"], "which of the two is c, nobody knows"
+    assert any("did you mean 'source'" in each for each in problems)
+    with pytest.raises(ConfigError, match="sorce"):
+        load_configs(tmp_path)
+
+
+def test_an_unquoted_variable_gets_a_hint(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("name: a\nsource: {url: ${RAW}/x}\ndestination: {url: out}\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml:2: not valid YAML.*quote what holds"):
+        load_config(path)

@@ -25,14 +25,15 @@ def test_config_page_is_what_the_program_says() -> None:
 def test_readme_examples_run(tmp_path: Path) -> None:
     if not (ROOT / "README.md").exists():
         pytest.skip("an installed package has no README beside it")
-    demo.generate(tmp_path / "all", samples=60)
+    demo.generate(tmp_path / "all", samples=200)
     photos = tmp_path / "photos"
     photos.mkdir()
     for name in ("coast", "forest"):  # the README's reader has well-formed files
-        for path in (tmp_path / "all" / name).glob("[0-9a-z]*_*.*"):
-            if path.is_file() and path.suffix in (".jpg", ".txt", ".json"):
-                (photos / name).mkdir(exist_ok=True)
-                (photos / name / path.name).write_bytes(path.read_bytes())
+        (photos / name).mkdir()
+        for path in (tmp_path / "all" / name).glob(f"{name}-0*.jpg"):
+            for end in (".jpg", ".txt", ".json"):
+                target = photos / name / path.with_suffix(end).name
+                target.write_bytes(path.with_suffix(end).read_bytes())
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment.pop("WDS_PIPELINE_DATASETS", None)
     blocks = _RUN.findall((ROOT / "README.md").read_text())

@@ -304,8 +304,8 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "emptied": (lambda p: os.truncate(p, 0), "0 bytes could be read, 1,000 were scanned"),
     "edited": (edit, "it was modified after the scan"),
     "touched": (lambda p: os.utime(p), "it was modified after the scan"),
-    "vanished": (lambda p: p.unlink(), "cannot be opened: No such file or directory"),
-    "now a folder": (swap_for(lambda p: p.mkdir()), "not readable: Is a directory"),
+    "vanished": (lambda p: p.unlink(), "cannot be read: No such file or directory"),
+    "now a folder": (swap_for(lambda p: p.mkdir()), "cannot be read: Is a directory"),
     # opening a pipe for reading waits for a writer, for ever
     "now a pipe": (swap_for(lambda p: os.mkfifo(p)), "0 bytes could be read"),
 }

@@ -49,6 +49,11 @@ def print_result(config: DatasetConfig, result: BuildResult, as_json: bool) -> N
     from wds_pipeline.dataset.wording import counted, human_bytes, printable
 
     manifest = result.manifest
+    if result.status == "unchanged" and not result.warnings:
+        click.echo(f"nothing changed: version {manifest.version} is up to date")
+        click.echo(f"(`wds-pipeline versions {config.name} --summary` shows what it holds)")
+        return
+    text = summary(config, open_destination(config), manifest)
     if result.status == "unchanged":
         click.echo(f"nothing changed: version {manifest.version} is up to date\n")
     elif result.status == "repaired":
@@ -66,7 +71,7 @@ def print_result(config: DatasetConfig, result: BuildResult, as_json: bool) -> N
         )
     for warning in result.warnings:
         click.echo(f"warning: {printable(warning)}\n")
-    click.echo(summary(config, open_destination(config), manifest), nl=False)
+    click.echo(text, nl=False)
 
 
 def _values(result: BuildResult) -> dict[str, Any]:

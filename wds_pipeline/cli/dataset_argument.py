@@ -39,10 +39,15 @@ def _load(ctx: click.Context, _param: click.Parameter, name: str | None) -> Data
     if ctx.resilient_parsing:
         return None
     from wds_pipeline.config import did_you_mean
-    from wds_pipeline.config_file import datasets_folder, load_configs
+    from wds_pipeline.config_file import check_folder, datasets_folder, read_configs
     from wds_pipeline.errors import ConfigError
 
-    configs = load_configs()
+    check_folder(datasets_folder())
+    configs, problems = read_configs(datasets_folder())
+    if problems and name not in configs:
+        raise ConfigError("\n".join(problems))
+    for problem in problems:  # of other datasets, which are not wanted now
+        click.echo(f"warning: {problem}", err=True)
     known = f"known datasets: {', '.join(configs)} (in {datasets_folder().absolute()})"
     if not configs:
         raise ConfigError(

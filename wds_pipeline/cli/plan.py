@@ -72,7 +72,13 @@ def _head(found: Preview) -> str:
     if found.outcome == "repair":
         return f"{head}\nnothing changed, but some shards are damaged or gone; a build repairs them"
     stay = len(found.of("keep"))
-    return f"{head}; {stay:,} of them stay as they are" if found.version else head
+    if not found.version:
+        return head
+    head += f"; {stay:,} of these stay as they are"
+    if not found.of("pack", "sealed", "repair"):
+        left = "what is left out changed" if not found.gone else "shards are dropped"
+        head += f"\nno shard to write, but a new version to publish: {left}"
+    return head
 
 
 def _print_shards(shards: list[ShardPreview], limit: int | None) -> None:
@@ -107,7 +113,7 @@ def _totals(found: Preview) -> str:
         ratio = found.bytes_written / found.bytes_added
         line += (
             f", for {human_bytes(found.bytes_added)} of new and edited samples "
-            f"({ratio:,.1f} bytes written for each)"
+            f"({ratio:,.1f} bytes written for each byte of these)"
         )
     return line
 

@@ -37,6 +37,9 @@ def command(config: DatasetConfig, number: int, as_json: bool) -> None:
             }
         )
         return
+    if number == manifest.version:
+        click.echo(f"{config.name}: version {number} is the newest already")
+        return
     click.echo(
         f"{config.name}: version {manifest.version} is version {number} again: "
         f"{counted(manifest.total_samples, 'sample')} in {counted(len(manifest.shards), 'shard')}"

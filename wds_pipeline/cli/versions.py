@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,8 +12,6 @@ from wds_pipeline.cli.json_output import json_option, print_json
 if TYPE_CHECKING:
     from wds_pipeline.config import DatasetConfig
     from wds_pipeline.dataset.version import Manifest
-
-_CAUSE = re.compile(r"(?:([\d,]+) )?(\w+)")
 
 
 @click.command("versions")
@@ -48,12 +44,8 @@ def _manifests(config: DatasetConfig) -> list[Manifest]:
 
 
 def _values(manifest: Manifest) -> dict[str, Any]:
-    changed: Counter[str] = Counter()
     # A restored version's shards are of the version that it restores, and older ones.
     new = [shard for shard in manifest.shards if shard.since == manifest.version]
-    for shard in new:
-        for count, cause in _CAUSE.findall(shard.cause):
-            changed[cause] += int(count.replace(",", "") or 1)
     return {
         "version": manifest.version,
         "created": manifest.created,
@@ -64,7 +56,7 @@ def _values(manifest: Manifest) -> dict[str, Any]:
         "splits": {name: split.model_dump() for name, split in manifest.splits.items()},
         "parent": manifest.parent,
         "restored_from": manifest.restored_from,
-        "changed": dict(changed),
+        "changed": manifest.changes,
         "new_shards": len(new),
         "new_bytes": sum(shard.bytes for shard in new),
         "passed": manifest.verification.get("passed"),
@@ -94,14 +86,11 @@ def _print(rows: list[dict[str, Any]]) -> None:
 
 
 def _change(row: dict[str, Any]) -> str:
-    from wds_pipeline.dataset.wording import counted, human_bytes
+    from wds_pipeline.dataset.wording import counted, human_bytes, listed_changes
 
     if row["restored_from"] is not None:
         return f"restored from version {row['restored_from']}"
     if not row["new_shards"]:
         return "what is left out, or shards dropped"
-    what = ", ".join(
-        "all laid out anew" if cause == "repack" else f"{count:,} {cause}"
-        for cause, count in row["changed"].items()
-    )
+    what = listed_changes(row["changed"])
     return f"{what} ({counted(row['new_shards'], 'shard')}, {human_bytes(row['new_bytes'])})"

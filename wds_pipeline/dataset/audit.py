@@ -59,7 +59,12 @@ def run(job: AuditJob) -> ShardReport:
         where = storage.locate(seal.path(job.wanted.name, seal.SEAL))
         problem = f"{where} is gone" if found is None else f"{where} is not as it was published"
     finding = Finding(
-        "error", "bad_seal", job.wanted.name, "", "", f"{problem}. Remove it and build again"
+        "error",
+        "bad_seal",
+        job.wanted.name,
+        "",
+        "",
+        f"{problem}. `verify --repair` packs the shard anew",
     )
     report.findings.append(finding)
     return report
@@ -110,6 +115,7 @@ def audit(
         ],
         on_leak=config.verify.on_leak,
         picture=lambda shard, key: read_thumbnail(storage, rules, shard, key),
+        about=f"version {manifest.version} of {manifest.created}",
     )
     return Audit(whole, frozenset(each.name for each in reports if not each.passed))
 

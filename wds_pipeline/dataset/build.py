@@ -18,7 +18,7 @@ import xxhash
 
 from wds_pipeline.compute import open_pool, prepare
 from wds_pipeline.config import DatasetConfig
-from wds_pipeline.dataset import publish, report_html, seal, settle, version
+from wds_pipeline.dataset import publish, report_html, samples, seal, settle, version
 from wds_pipeline.dataset.naming import assign
 from wds_pipeline.dataset.pack import Packed
 from wds_pipeline.dataset.parent import Parent
@@ -29,6 +29,7 @@ from wds_pipeline.dataset.settle import Progress, Rejections
 from wds_pipeline.dataset.split import read_list
 from wds_pipeline.dataset.verify import read_thumbnail
 from wds_pipeline.dataset.version import Manifest, ShardEntry, SplitTotals
+from wds_pipeline.dataset.wording import listed_changes
 from wds_pipeline.errors import (
     ConfigError,
     DestinationError,
@@ -75,8 +76,11 @@ class Build:
     def __init__(self, config: DatasetConfig, progress: Progress | None = None) -> None:
         self.config = config
         self.progress = progress
-        self.source = open_storage(config.source_url)
-        self.destination = open_storage(config.destination_url)
+        try:
+            self.source = open_storage(config.source_url)
+            self.destination = open_storage(config.destination_url)
+        except ConfigError as error:
+            raise ConfigError(f"{config.file or config.name}: {error}") from None
         _refuse_nesting(self.source, self.destination, config.name)
 
     def open_destination(self) -> None:
@@ -109,7 +113,7 @@ class Build:
         inputs = self.inputs(listing)
         if inputs not in (newest.inputs, version.read_checked(self.destination, newest.version)):
             return None
-        if "unstable" in newest.quarantined:
+        if samples.PASSING & newest.quarantined.keys():
             return None  # files that could not be read may be readable now
         there = set(self.destination.list_names(seal.FOLDER))
         for shard in newest.shards:
@@ -340,7 +344,18 @@ class Build:
             ],
             on_leak=self.config.verify.on_leak,
             picture=lambda shard, key: read_thumbnail(self.destination, rules, shard, key),
+            about=self._about(plan),
         )
+
+    def _about(self, plan: Plan) -> str:
+        changes: Counter[str] = Counter()
+        for shard in plan.stale:
+            changes.update({cause: count or 1 for cause, count in shard.causes.items()})
+        made = f"version {version.next_number(self.destination, plan.parent)}"
+        made += f" of {publish.stamp()['created'].replace('T', ' ').replace('+00:00', ' UTC')}"
+        if not plan.parent:
+            return made
+        return f"{made}: {listed_changes(changes) or 'other samples left out'} since version {plan.parent}"
 
     def publish(self, draft: Draft, report: Report) -> Manifest | None:
         """Commits a settled draft as the next version; None when another build was first.
@@ -367,7 +382,7 @@ class Build:
     def _manifest(self, draft: Draft, report: Report) -> Manifest:
         plan, newest = draft.plan, self.newest()
         since = {shard.name: shard for shard in newest.shards} if newest else {}
-        number = plan.parent + 1
+        number = version.next_number(self.destination, plan.parent)
         stamp: dict[str, Any] = {**publish.stamp()}
         shards: list[ShardEntry] = []
         splits: dict[str, SplitTotals] = {}
@@ -487,6 +502,6 @@ def _refuse_nesting(source: LocalStorage, destination: LocalStorage, dataset: st
     one, other = (os.path.join(os.path.realpath(each.root), "") for each in (source, destination))
     if one.startswith(other) or other.startswith(one):
         raise ConfigError(
-            f"{dataset}: destination.url: {destination.url} and source.url: {source.url} lie in each "
-            "other; give the destination a folder outside of the source"
+            f"{dataset}: destination.url: {destination.url} and source.url: {source.url} are the same "
+            "folder, or one lies in the other; give the destination a folder outside of the source"
         )

@@ -151,5 +151,8 @@ def _merged_images(of_key: dict[str, list[str]], counts: Counter[str]) -> dict[s
     several = sum(len(each) > 1 for each in with_image)
     if several > _OVERLAP * sum(bool(each) for each in with_image):
         return {}
-    most = Counter({each: counts[each] for each in images}).most_common(1)[0][0]
-    return dict.fromkeys(images, formats[most])
+    of_format: Counter[str] = Counter()
+    for each in images:
+        of_format[formats[each]] += counts[each]
+    most = min(of_format, key=lambda each: (-of_format[each], each))
+    return dict.fromkeys(images, most)

@@ -228,8 +228,8 @@ def _apply_rejections(
         digests = ledger.digests(table["digest"])
         rows = zip(index, table["reason"].to_pylist(), table["detail"].to_pylist(), strict=True)
         for row, (sample, reason, detail) in enumerate(rows):
-            if reason == "unstable" and table is before:
-                continue  # it may hold still now; its fingerprint would not tell
+            if reason in samples.PASSING and table is before:
+                continue
             if sample is None or reason not in samples.CONTENT_PROBLEMS or found.problem[sample]:
                 continue
             wanted = samples.policy_for(reason, config.samples)

@@ -105,6 +105,8 @@ def restore(storage: LocalStorage, number: int, dataset: str) -> Manifest:
     for _ in range(_TRIES):
         old = version.read(storage, number, dataset)
         newest = version.read(storage, None, dataset)
+        if number in (newest.version, newest.restored_from):
+            return newest  # it is the newest already
         gone = [
             shard.name
             for shard in old.shards
@@ -119,7 +121,7 @@ def restore(storage: LocalStorage, number: int, dataset: str) -> Manifest:
         manifest = old.model_copy(
             update={
                 **stamp(),
-                "version": newest.version + 1,
+                "version": version.next_number(storage, newest.version),
                 "parent": newest.version,
                 "restored_from": number,
             }

@@ -60,6 +60,7 @@ class Report:
     """
 
     dataset: str
+    about: str
     level: str
     sample: float
     samples: dict[str, Any]
@@ -107,6 +108,7 @@ class Report:
         values = {
             "format_version": FORMAT_VERSION,
             "dataset": self.dataset,
+            "about": self.about,
             "passed": self.passed,
             "level": self.level,
             "sample": self.sample,
@@ -150,6 +152,7 @@ def make_report(
     duplicate_fields: Sequence[str] | None = None,
     limits: Limits | None = None,
     picture: Callable[[str, str], Thumbnail | None] | None = None,
+    about: str = "",
 ) -> Report:
     """Puts the shards' reports together and checks what no single shard can show.
 
@@ -158,7 +161,7 @@ def make_report(
     counts the source's files: `seen`, and where each of them went. `duplicate_fields` are those
     whose equal content makes samples duplicates; None: images, sound, video and arrays, and only
     where there are none of these, text. `picture` gives the thumbnail of a sample by its shard and
-    key, for those of findings (see `verify.read_thumbnail`).
+    key, for those of findings (see `verify.read_thumbnail`). `about` says which version this is.
     """
     limits = limits or Limits()
     shards = [ShardRow(*each) for each in shards]
@@ -186,6 +189,7 @@ def make_report(
     cards = _sheet(listed, limits)
     return Report(
         dataset=dataset,
+        about=about,
         level=level,
         sample=min((each.sample for each in listed), default=1.0),
         samples=samples,

@@ -34,8 +34,11 @@ CONTENT_PROBLEMS = {
     "bad_number": "not a whole number",
     "bad_array": "the array does not load",
     "bad_compression": "the compressed file does not decompress",
-    "unstable": "the file kept changing, or could not be read, while it was packed",
+    "unstable": "the file kept changing while it was packed; the next build tries again",
+    "unreadable": "the file cannot be read; give this user the right to (the next build tries again)",
 }
+# Found while packing: they may pass, and no fingerprint tells when.
+PASSING = frozenset({"unstable", "unreadable"})
 _BATCH = 131_072
 
 
@@ -43,9 +46,9 @@ def policy_for(reason: str, config: SamplesConfig) -> Policy:
     """What the dataset wants done with a sample that has this problem."""
     if reason == "missing_field":
         return config.on_missing
-    if reason == "empty_file" or (reason in CONTENT_PROBLEMS and reason != "unstable"):
+    if reason == "empty_file" or (reason in CONTENT_PROBLEMS and reason not in PASSING):
         return config.on_invalid
-    if reason == "unstable":  # nothing whole is there to keep
+    if reason in PASSING:  # nothing whole is there to keep
         return "error" if config.on_invalid == "error" else "quarantine"
     if reason == "no_split":
         return "quarantine"

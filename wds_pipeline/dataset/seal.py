@@ -112,8 +112,11 @@ def parse_parquet(data: bytes, where: str) -> pa.Table:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         return file.read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        what = " ".join(str(error).split())
-        raise VerificationError(f"{where}: not a Parquet file: {what}; restore it") from error
+        what = " ".join(str(error).split()).rstrip(".")
+        raise VerificationError(
+            f"{where}: damaged ({what}); restore the file from a backup, or `wds-pipeline restore` "
+            "another version"
+        ) from error
 
 
 def read_member_index(storage: LocalStorage, name: str) -> pa.Table:

@@ -23,7 +23,7 @@ from wds_pipeline.dataset.shard_report import Rules, ShardReport, load_report
 from wds_pipeline.dataset.verify_job import Verified, VerifyJob
 from wds_pipeline.dataset.verify_job import run as run_verify
 from wds_pipeline.errors import DestinationError, VerificationError
-from wds_pipeline.storage import LocalStorage, open_storage
+from wds_pipeline.storage import UNREADABLE, LocalStorage, open_storage
 
 # Called with what is under way ("pack", "verify"), how many bytes are done, and of how many.
 Progress = Callable[[str, int, int], None]
@@ -229,5 +229,6 @@ def reject_unstable(plan: Plan, packed: Iterable[Packed]) -> Rejections:
             columns = (files.filter(rows)[name].to_pylist() for name in ("path", "name", "field"))
             for path, name, field in zip(*columns, strict=True):
                 key = name[: -len(field) - 1]
-                found.setdefault(key, ("unstable", f"{path}: {reasons[path]}"))
+                reason = "unreadable" if reasons[path].startswith(UNREADABLE) else "unstable"
+                found.setdefault(key, (reason, f"{path}: {reasons[path]}"))
     return reject(plan, found)

@@ -13,7 +13,14 @@ from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import version, view
 from wds_pipeline.dataset.preview import reasons
 from wds_pipeline.dataset.version import Manifest
-from wds_pipeline.dataset.wording import aligned, clip, counted, human_bytes, printable
+from wds_pipeline.dataset.wording import (
+    aligned,
+    clip,
+    counted,
+    human_bytes,
+    listed_changes,
+    printable,
+)
 from wds_pipeline.storage import LocalStorage
 
 _WIDTH = 110
@@ -33,6 +40,8 @@ def summary(config: DatasetConfig, storage: LocalStorage, manifest: Manifest) ->
 def _head(manifest: Manifest) -> str:
     packed = sum(shard.since == manifest.version for shard in manifest.shards)
     origin = f"{packed} of {counted(len(manifest.shards), 'shard')} are new in it"
+    if packed and manifest.parent:
+        origin += f": {listed_changes(manifest.changes)}"
     if manifest.restored_from is not None:
         origin = f"restored from version {manifest.restored_from}"
     return f"{manifest.dataset}, version {manifest.version} of {manifest.created} ({origin})"

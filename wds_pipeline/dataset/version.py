@@ -10,6 +10,8 @@ their build wrote them to, `build-<write id>/`; readers look there too.
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -17,12 +19,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wds_pipeline.dataset import seal
 from wds_pipeline.errors import DestinationError, VersionError
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import TEMPORARY, LocalStorage
 
 FOLDER = "versions"
 VIEWS = "views"
 MARKER = "wds_pipeline.json"  # says that a folder is a destination, and of which dataset
 CHECKED = "checked.json"
+_CAUSE = re.compile(r"(?:([\d,]+) )?(\w+)")  # a part of `ShardPlan.cause`
+_RESTORE = (
+    "restore the file from a backup, or remove the version's folder to fall back on the one before "
+    "(its number is not used again)"
+)
 FORMAT_VERSION = 1
 
 LEDGER = "ledger.parquet"
@@ -97,6 +104,16 @@ class Manifest(BaseModel):
     def total_bytes(self) -> int:
         """How many bytes the shards have."""
         return sum(split.bytes for split in self.splits.values())
+
+    @property
+    def changes(self) -> dict[str, int]:
+        """How many samples of the shards that are new in this version are new, edited, …."""
+        found: Counter[str] = Counter()
+        for shard in self.shards:
+            if shard.since == self.version:
+                for count, cause in _CAUSE.findall(shard.cause):
+                    found[cause] += int(count.replace(",", "") or 1)
+        return dict(found)
 
     def of_split(self, split: str | None) -> list[ShardEntry]:
         """A split's shards, or all. Raises VersionError for a split that the version lacks."""
@@ -195,13 +212,40 @@ def list_versions(storage: LocalStorage) -> list[int]:
 
 
 def latest(storage: LocalStorage) -> Manifest | None:
-    """The newest version, or None. Raises VersionError when it cannot be read."""
+    """The newest version, or None. Raises VersionError when it cannot be read, or was lost."""
     numbers = (int(name) for name in storage.list_folders(FOLDER) if name.isdigit())
     for number in sorted(numbers, reverse=True):
         manifest = try_read(storage, number)
+        if manifest is None and _was_published(storage, number):
+            manifest = try_read(storage, number)  # unless that was just now
+            if manifest is None:
+                where = storage.locate(folder(number))
+                raise VersionError(
+                    f"{where}manifest.json: gone, though version {number} was published (other files "
+                    f"of it are there); {_RESTORE}"
+                )
         if manifest is not None:
             return manifest
     return None
+
+
+def _was_published(storage: LocalStorage, number: int) -> bool:
+    """Whether a version has files under the plain names that they get after the commit."""
+    return any(not name.startswith(TEMPORARY) for name in storage.list_names(folder(number)))
+
+
+def next_number(storage: LocalStorage, parent: int) -> int:
+    """The number of the version after `parent`: the next that none ever had.
+
+    A view without a manifest is what is left of a version that was lost. (It is made after the
+    manifest, so another build's commit of this very moment is not taken for one.)
+    """
+    number = parent + 1
+    while any(storage.list_names(view_folder(number))) and not storage.stat(
+        folder(number) + "manifest.json"
+    ):
+        number += 1
+    return number
 
 
 def read(storage: LocalStorage, version: int | None, dataset: str) -> Manifest:
@@ -226,8 +270,7 @@ def try_read(storage: LocalStorage, version: int) -> Manifest | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise VersionError(
-            f"{storage.locate(path)}: not a readable manifest ({str(error).splitlines()[0]}); restore "
-            "the file from a backup, or remove the version's folder to fall back on the one before"
+            f"{storage.locate(path)}: not a readable manifest ({str(error).splitlines()[0]}); {_RESTORE}"
         ) from error
 
 

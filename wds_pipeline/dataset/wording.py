@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSAFE_BUT_NEWLINES = re.compile(_UNSAFE.pattern.replace("\\x00-\\x1f", "\\x00-\\x09\\x0b-\\x1f"))
@@ -22,6 +22,14 @@ def human_bytes(size: float) -> str:
 def counted(count: int, noun: str) -> str:
     """`1 shard`, `1,234 shards`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def listed_changes(changes: Mapping[str, int]) -> str:
+    """`3 new, 1 edited`: what happened to samples, by cause."""
+    return ", ".join(
+        "all laid out anew" if cause == "repack" else f"{count:,} {cause}"
+        for cause, count in changes.items()
+    )
 
 
 def printable(text: str, *, lines: bool = False) -> str:

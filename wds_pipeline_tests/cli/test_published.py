@@ -77,7 +77,11 @@ def test_versions(cli: Cli) -> None:
 
 
 def test_restore(built: Cli) -> None:
-    assert "version 2 is version 1 again" in built("restore", "small", 1).stdout
+    assert "version 1 is the newest already" in built("restore", "small", 1).stdout
+    built.project.add(900, 1)
+    built.project.build()
+    for _ in range(2):  # once is enough
+        assert "version 3 is version 1 again" in built("restore", "small", 1).stdout
     assert "version 9 is not" in built("restore", "small", 9, code=1).stderr
     assert built("restore", "small", "one", code=2)
 

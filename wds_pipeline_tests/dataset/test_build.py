@@ -393,7 +393,7 @@ def test_a_file_that_was_unreadable_is_tried_again(
 
     monkeypatch.setattr(os, "open", refuse)
     manifest = built.build().manifest
-    assert manifest.quarantined == {"unstable": 2}
+    assert manifest.quarantined == {"unreadable": 2}
     assert len(built.published()) == 28
     assert built.build().status == "unchanged"
     monkeypatch.undo()
@@ -660,7 +660,7 @@ def test_two_rounds_of_quarantine_keep_every_place(
 
     def read_into(self: LocalStorage, path: str, *more: Any) -> None:
         if path == "a/0011.txt":
-            raise SourceChanged(path, "not readable")
+            raise SourceChanged(path, "it was modified after the scan")
         real(self, path, *more)
 
     monkeypatch.setattr(LocalStorage, "read_into", read_into)

@@ -157,9 +157,9 @@ def test_files_without_permission(
     reachable(ten.folder)
     assert unprivileged(ten.build) == ""
     manifest = ten.latest()
-    assert manifest.quarantined == {"unstable": 3}
+    assert manifest.quarantined == {"unreadable": 3}
     details = version.read_table(ten.storage, manifest, version.QUARANTINE)["detail"].to_pylist()
-    assert details[0] == "a/0003.txt: cannot be opened: Permission denied"
+    assert details[0] == "a/0003.txt: cannot be read: Permission denied"
     for key in ("0003", "0004", "0005"):
         (ten.source / f"a/{key}.txt").chmod(0o644)
     assert ten.build().status == "published"
@@ -281,7 +281,9 @@ def test_a_destination_inside_the_source(ten: Project, source: str, destination:
     (ten.folder / "link").symlink_to(ten.source)
     where = source.format(ten.folder) if "://" in source else str(ten.folder / source)
     options = {"source": {"url": where}, "destination": {"url": str(ten.folder / destination)}}
-    with pytest.raises(ConfigError, match=r"small: destination.url.*lie in each other.*outside"):
+    with pytest.raises(
+        ConfigError, match=r"small: destination.url.*one lies in the other.*outside"
+    ):
         ten.build(**options)
     assert not (ten.source / "out").exists()
     assert ten.config(destination={"url": str(ten.folder / "raw2")})

@@ -200,7 +200,7 @@ def rewrite(path: Path) -> None:
 CHANGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "grown": (append, "were scanned"),
     "shrunk": (lambda p: os.truncate(p, 1), "1 bytes could be read"),
-    "vanished": (os.unlink, "cannot be opened: No such file"),
+    "vanished": (os.unlink, "cannot be read: No such file"),
     "edited": (rewrite, "it was modified after the scan"),
 }
 
@@ -252,7 +252,7 @@ def test_files_that_may_not_be_read(
     def work() -> None:
         raise RuntimeError(pack.run(job_of(project, recipe)).changed)
 
-    denied = "cannot be opened: Permission denied"
+    denied = "cannot be read: Permission denied"
     assert unprivileged(work) == f"RuntimeError: (('1.txt', '{denied}'), ('3.txt', '{denied}'))"
     nothing_sealed(project)
 

@@ -252,7 +252,7 @@ def test_the_json_is_stable_and_complete() -> None:
     first, second = report(*shards), report(*shards)
     assert first.to_json() == second.to_json() and render(first) == render(second)
     values = json.loads(first.to_json())
-    assert list(values)[:4] == ["format_version", "dataset", "passed", "level"]
+    assert list(values)[:4] == ["format_version", "dataset", "about", "passed"]
     assert values["same_content"][0]["places"][0]["key"] == "ä"
     assert values["findings"]["counts"] == [{"severity": "warning", "code": "leak", "count": 1}]
 

@@ -72,5 +72,5 @@ def test_parquet(project: Project) -> None:
     assert data == seal.parquet_bytes(table)
     assert seal.parse_parquet(data, "x").equals(table)
     for bad in (b"", b"PAR1", data[:-5], data[:40] + data[60:]):
-        with pytest.raises(VerificationError, match=r"some/where: not a Parquet file"):
+        with pytest.raises(VerificationError, match=r"some/where: damaged"):
             seal.parse_parquet(bad, "some/where")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,15 @@ def test_fields_of_a_later_release_are_no_obstacle(built: Project) -> None:
 def test_the_newest_falls_back_when_its_folder_is_removed(built: Project) -> None:
     built.add(10, 3)
     built.build()
+    before = (built.destination / "views/00000002/train-000000.tar").read_bytes()
     manifest_path(built, 2).unlink()
+    with pytest.raises(VersionError, match=r"version 2 was published.*remove the version's folder"):
+        built.latest()
+    shutil.rmtree(manifest_path(built, 2).parent)
     assert built.latest().version == 1
-    assert built.build().manifest.version == 2
+    assert built.build().manifest.version == 3, "who reads version 2 never gets another one"
+    assert (built.destination / "views/00000002/train-000000.tar").read_bytes() == before
+    assert built.latest().parent == 1
     assert built.published() == built.raw()
 
 
@@ -96,7 +103,7 @@ def test_a_damaged_or_missing_ledger(built: Project, name: str) -> None:
     data = path.read_bytes()
     built.add(10, 3)
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(VerificationError, match=f"00000001/{name}: not a Parquet file.*restore it"):
+    with pytest.raises(VerificationError, match=f"00000001/{name}: damaged .*restore the file"):
         built.build()
     path.unlink()
     with pytest.raises(

@@ -57,8 +57,8 @@ def test_schedule() -> None:
 
 
 def test_bad_schedule() -> None:
-    with pytest.raises(ConfigError, match=r"one: schedule: found 'nightly'; expected a cron"):
-        build_defs([config("one", schedule="nightly")])
+    with pytest.raises(ConfigError, match=r"one: schedule: found '99 3 \* \* \*'; expected a cron"):
+        build_defs([config("one", schedule="99 3 * * *")])
 
 
 def test_no_dataset() -> None:
