@@ -7,7 +7,6 @@ each looks at what is stored, and none relies on the one before having run in th
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -18,18 +17,16 @@ import xxhash
 
 from wds_pipeline.compute import open_pool, prepare
 from wds_pipeline.config import DatasetConfig
-from wds_pipeline.dataset import publish, report_html, samples, seal, settle, version
+from wds_pipeline.dataset import publish, release, report_html, samples, seal, settle, version
 from wds_pipeline.dataset.naming import assign
 from wds_pipeline.dataset.pack import Packed
 from wds_pipeline.dataset.parent import Parent
 from wds_pipeline.dataset.plan import RECIPE_FORMAT, Plan, ShardPlan, check_policies, make_plan
-from wds_pipeline.dataset.report import Report, ShardRow, make_report
+from wds_pipeline.dataset.report import Report
 from wds_pipeline.dataset.scan import Listing, scan
 from wds_pipeline.dataset.settle import Progress, Rejections
 from wds_pipeline.dataset.split import read_list
-from wds_pipeline.dataset.verify import read_thumbnail
-from wds_pipeline.dataset.version import Manifest, ShardEntry, SplitTotals
-from wds_pipeline.dataset.wording import listed_changes
+from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.errors import (
     ConfigError,
     DestinationError,
@@ -324,38 +321,11 @@ class Build:
 
     def report(self, draft: Draft) -> Report:
         """The report of a settled draft."""
-        plan, skipped, rules = draft.plan, draft.listing.skipped, settle.rules(self.config)
-        counts = plan.file_counts()
-        files = {"seen": plan.inventory.num_rows + sum(skipped.values()), **counts}
-        files |= {f"skipped: {reason}": count for reason, count in skipped.items()}
-        reports = self._reports(plan)
-        stored = {report.name: report.bytes for report in reports}
-        return make_report(
-            dataset=self.config.name,
-            level=self.config.verify.level,
-            reports=reports,
-            samples_in=len(plan.samples),
-            quarantine=plan.quarantine.drop_columns(["digest", "split", "slot"]),
-            files=files,
-            required=self.config.samples.required,
-            shards=[
-                ShardRow(s.name, s.split, s.slot, s.samples, stored[s.name], s.cause)
-                for s in plan.shards
-            ],
-            on_leak=self.config.verify.on_leak,
-            picture=lambda shard, key: read_thumbnail(self.destination, rules, shard, key),
-            about=self._about(plan),
+        reports = self._reports(draft.plan)
+        skipped = draft.listing.skipped
+        return release.make_version_report(
+            self.config, self.destination, draft.plan, skipped, reports
         )
-
-    def _about(self, plan: Plan) -> str:
-        changes: Counter[str] = Counter()
-        for shard in plan.stale:
-            changes.update({cause: count or 1 for cause, count in shard.causes.items()})
-        made = f"version {version.next_number(self.destination, plan.parent)}"
-        made += f" of {publish.stamp()['created'].replace('T', ' ').replace('+00:00', ' UTC')}"
-        if not plan.parent:
-            return made
-        return f"{made}: {listed_changes(changes) or 'other samples left out'} since version {plan.parent}"
 
     def publish(self, draft: Draft, report: Report) -> Manifest | None:
         """Commits a settled draft as the next version; None when another build was first.
@@ -369,7 +339,9 @@ class Build:
                 f"{self.config.name}: verification failed with {len(errors):,} errors:\n  {shown}\n"
                 "Nothing was published"
             )
-        manifest = self._manifest(draft, report)
+        manifest = release.make_manifest(
+            self.config, self.destination, draft.plan, self.inputs(draft.listing), report
+        )
         files = {
             version.LEDGER: seal.parquet_bytes(draft.plan.ledger),
             version.INVENTORY: seal.parquet_bytes(draft.plan.inventory),
@@ -378,53 +350,6 @@ class Build:
             version.REPORT_HTML: report_html.render(report).encode(),
         }
         return manifest if publish.commit(self.destination, manifest, files) else None
-
-    def _manifest(self, draft: Draft, report: Report) -> Manifest:
-        plan, newest = draft.plan, self.newest()
-        since = {shard.name: shard for shard in newest.shards} if newest else {}
-        number = version.next_number(self.destination, plan.parent)
-        stamp: dict[str, Any] = {**publish.stamp()}
-        shards: list[ShardEntry] = []
-        splits: dict[str, SplitTotals] = {}
-        for shard in plan.shards:
-            entry = since.get(shard.name)
-            if entry is None:
-                sealed = seal.read_seal(self.destination, shard.name)
-                if sealed is None:
-                    raise VerificationError(
-                        f"{self.config.name}: {shard.name}: its seal is gone; build again"
-                    )
-                entry = ShardEntry(
-                    name=shard.name,
-                    split=shard.split,
-                    slot=shard.slot,
-                    samples=sealed.samples,
-                    bytes=sealed.bytes,
-                    digest=sealed.digest,
-                    recipe=sealed.recipe,
-                    since=number,
-                    cause=shard.cause,
-                )
-            shards.append(entry)
-            total = splits.setdefault(shard.split, SplitTotals())
-            total.shards += 1
-            total.samples += entry.samples
-            total.bytes += entry.bytes
-        return Manifest(
-            **stamp,
-            dataset=self.config.name,
-            version=number,
-            parent=plan.parent,
-            source=self.config.written.get("source", {}).get("url", self.config.source.url),
-            inputs=self.inputs(draft.listing),
-            content_rules=settle.rules(self.config).content_digest,
-            config=self.config.written,
-            splits=splits,
-            files=plan.file_counts(),
-            quarantined=dict(Counter(plan.quarantine["reason"].to_pylist())),
-            verification=report.summary(),
-            shards=shards,
-        )
 
     def finish(self, draft: Draft, pool: Executor) -> BuildResult:
         """Settles and publishes a draft; on a conflict plans again on the version that was first."""

@@ -128,6 +128,6 @@ def test_job_execute(project: Project) -> None:
     project.source.rename(project.folder / "elsewhere")
     done = dagster(project, folder, "job", "execute", "-j", "small_build")
     assert done.returncode != 0
-    assert f"scan: small: source.url: {project.source}/: found nothing" in done.stderr
+    assert f"scan: small: source.url: {project.source}/: found nothing" in done.stderr, done
     assert "Traceback" not in done.stderr
     assert "Stack Trace" not in done.stderr

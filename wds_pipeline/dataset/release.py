@@ -1,0 +1,117 @@
+"""A settled plan → the report and the manifest of the version that it will be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wds_pipeline.config import DatasetConfig
+from wds_pipeline.dataset import publish, seal, settle, version
+from wds_pipeline.dataset.plan import Plan, ShardPlan
+from wds_pipeline.dataset.report import Report, ShardRow, make_report
+from wds_pipeline.dataset.shard_report import ShardReport
+from wds_pipeline.dataset.verify import read_thumbnail
+from wds_pipeline.dataset.version import Manifest, ShardEntry, SplitTotals
+from wds_pipeline.dataset.wording import listed_changes
+from wds_pipeline.errors import VerificationError
+from wds_pipeline.storage import LocalStorage
+
+
+def make_version_report(
+    config: DatasetConfig,
+    storage: LocalStorage,
+    plan: Plan,
+    skipped: Mapping[str, int],
+    reports: Sequence[ShardReport],
+) -> Report:
+    """The version's report, of its shards' reports; `skipped` counts files that the scan left out."""
+    rules = settle.rules(config)
+    files = {"seen": plan.inventory.num_rows + sum(skipped.values()), **plan.file_counts()}
+    files |= {f"skipped: {reason}": count for reason, count in skipped.items()}
+    stored = {report.name: report.bytes for report in reports}
+    return make_report(
+        dataset=config.name,
+        level=config.verify.level,
+        reports=reports,
+        samples_in=len(plan.samples),
+        quarantine=plan.quarantine.drop_columns(["digest", "split", "slot"]),
+        files=files,
+        required=config.samples.required,
+        shards=[
+            ShardRow(s.name, s.split, s.slot, s.samples, stored[s.name], s.cause)
+            for s in plan.shards
+        ],
+        on_leak=config.verify.on_leak,
+        picture=lambda shard, key: read_thumbnail(storage, rules, shard, key),
+        about=_about(storage, plan),
+    )
+
+
+def _about(storage: LocalStorage, plan: Plan) -> str:
+    changes: Counter[str] = Counter()
+    for shard in plan.stale:
+        changes.update({cause: count or 1 for cause, count in shard.causes.items()})
+    made = f"version {version.next_number(storage, plan.parent)}"
+    made += f" of {publish.stamp()['created'].replace('T', ' ').replace('+00:00', ' UTC')}"
+    if not plan.parent:
+        return made
+    return (
+        f"{made}: {listed_changes(changes) or 'other samples left out'} since version {plan.parent}"
+    )
+
+
+def make_manifest(
+    config: DatasetConfig, storage: LocalStorage, plan: Plan, inputs: str, report: Report
+) -> Manifest:
+    """The manifest that publishes a plan; `inputs` is a digest of all that decided it.
+
+    Raises VerificationError when a shard of the plan is not sealed.
+    """
+    parent = version.try_read(storage, plan.parent) if plan.parent else None
+    known = {shard.name: shard for shard in parent.shards} if parent else {}
+    number = version.next_number(storage, plan.parent)
+    stamp: dict[str, Any] = {**publish.stamp()}
+    shards: list[ShardEntry] = []
+    splits: dict[str, SplitTotals] = {}
+    for shard in plan.shards:
+        entry = known.get(shard.name) or _new_entry(config, storage, shard, number)
+        shards.append(entry)
+        total = splits.setdefault(shard.split, SplitTotals())
+        total.shards += 1
+        total.samples += entry.samples
+        total.bytes += entry.bytes
+    return Manifest(
+        **stamp,
+        dataset=config.name,
+        version=number,
+        parent=plan.parent,
+        source=config.written.get("source", {}).get("url", config.source.url),
+        inputs=inputs,
+        content_rules=settle.rules(config).content_digest,
+        config=config.written,
+        splits=splits,
+        files=plan.file_counts(),
+        quarantined=dict(Counter(plan.quarantine["reason"].to_pylist())),
+        verification=report.summary(),
+        shards=shards,
+    )
+
+
+def _new_entry(
+    config: DatasetConfig, storage: LocalStorage, shard: ShardPlan, number: int
+) -> ShardEntry:
+    sealed = seal.read_seal(storage, shard.name)
+    if sealed is None:
+        raise VerificationError(f"{config.name}: {shard.name}: its seal is gone; build again")
+    return ShardEntry(
+        name=shard.name,
+        split=shard.split,
+        slot=shard.slot,
+        samples=sealed.samples,
+        bytes=sealed.bytes,
+        digest=sealed.digest,
+        recipe=sealed.recipe,
+        since=number,
+        cause=shard.cause,
+    )
