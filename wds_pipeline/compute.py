@@ -66,12 +66,16 @@ def open_pool(config: ComputeConfig) -> Iterator[Executor]:
         yield pool
     except BaseException:
         processes = dict(getattr(pool, "_processes", None) or {})
+        manager = getattr(pool, "_executor_manager_thread", None)
         # Threads cannot be ended: what they are at is finished, and leaves nothing half written.
         pool.shutdown(wait=not processes, cancel_futures=True)
         for process in processes.values():
             process.terminate()
         for process in processes.values():
             process.join(_SECONDS_TO_END)
+        if manager is not None:
+            # It closes a pipe that the interpreter's exit writes to: the two must not meet.
+            manager.join(_SECONDS_TO_END)
         raise
     pool.shutdown()
 
