@@ -9,23 +9,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-)
-from concurrent.futures import wait as wait_for
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from multiprocessing import forkserver, resource_tracker
+from queue import SimpleQueue
 from typing import Any, NoReturn, TypeVar
 
 from wds_pipeline.config import ComputeConfig
-from wds_pipeline.errors import WorkerError
+from wds_pipeline.errors import WdsPipelineError, WorkerError, may_pass
 
 # pandas, where it is installed, is imported by pyarrow at its first array: once here, not per worker.
 _PRELOAD = ["wds_pipeline.dataset.verify_job", "wds_pipeline.dataset.pack", "pandas"]
@@ -73,6 +67,8 @@ def open_pool(config: ComputeConfig) -> Iterator[Executor]:
             process.terminate()
         for process in processes.values():
             process.join(_SECONDS_TO_END)
+            if process.is_alive():  # Python drops what a signal raises in a destructor
+                process.kill()
         if manager is not None:
             # It closes a pipe that the interpreter's exit writes to: the two must not meet.
             manager.join(_SECONDS_TO_END)
@@ -147,6 +143,9 @@ def _run(work: Callable[[Job], Result], job: Job) -> Result:
     except SystemExit:
         # What was half written is removed now; the pool would go on to more work.
         os._exit(128 + signal.SIGTERM)
+    except WdsPipelineError as error:
+        error.passing = may_pass(error)  # its cause stays behind in this process
+        raise
 
 
 def run_all(
@@ -162,16 +161,19 @@ def run_all(
     if isinstance(pool, ProcessPoolExecutor):
         work = partial(_run, work)
     running: dict[Future[Result], Job] = {}
+    # Not `futures.wait`: an interrupt while it takes their locks leaves some locked, for ever.
+    done: SimpleQueue[Future[Result]] = SimpleQueue()
     try:
         while True:
             for job in islice(waiting, ahead - len(running)):
                 with _undisturbed():
-                    running[pool.submit(work, job)] = job
+                    future = pool.submit(work, job)
+                    running[future] = job
+                    future.add_done_callback(done.put)
             if not running:
                 return
-            done, _ = wait_for(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield running.pop(future), future.result()
+            future = done.get()
+            yield running.pop(future), future.result()
     except BrokenProcessPool as error:
         raise WorkerError(
             "a worker process died (killed by the system, often for want of memory); the shards "

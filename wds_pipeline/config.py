@@ -6,83 +6,43 @@ The models' field descriptions are the reference: the JSON schema (`wds-pipeline
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import xxhash
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ByteSize,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
+from pydantic import ByteSize, Field, PrivateAttr, field_validator, model_validator
+
+from wds_pipeline.config_automation import FreshnessConfig, Schedule, SensorConfig
+from wds_pipeline.config_values import (
+    Callable,
+    Glob,
+    Model,
+    Regex,
+    Share,
+    Size,
+    did_you_mean,
+    percent,
 )
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-# Dagster looks closer; this tells a cron expression from prose.
-_CRON = re.compile(
-    r"@(hourly|daily|midnight|weekly|monthly|annually|yearly)|([\d*/,A-Z#L?-]+(\s+|$)){5}", re.I
-)
+_OWNER = re.compile(r"team:\w+|[\w.%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", re.ASCII)
+_NOT_OF_THE_CONTENT = {
+    "description",
+    "destination",
+    "compute",
+    "retention",
+    "schedule",
+    "sensor",
+    "freshness",
+    "owners",
+    "on_failure",
+}
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
-def _percent(value: object) -> object:
-    if isinstance(value, str) and value.strip().endswith("%"):
-        try:
-            return float(value.strip()[:-1]) / 100
-        except ValueError:
-            raise ValueError("expected a share such as 1% or 0.01") from None
-    return value
-
-
-def _size(value: object) -> object:
-    # pydantic reads the beginning only: 1,5GB would be one byte.
-    if isinstance(value, str) and not re.fullmatch(r"\d*\.?\d+\s*[A-Za-z]*", value.strip()):
-        raise ValueError(f"found {value!r}; expected a size such as 256MB or 1GiB")
-    return value
-
-
-def _regex(value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
-    return value
-
-
-def _glob(value: str) -> str:
-    if not value or value.startswith("/"):
-        raise ValueError(f"{value!r}: expected a glob relative to source.url, such as **/*.jpg")
-    for part in value.split("/"):
-        if "**" in part and part != "**":
-            raise ValueError(
-                f"{value!r}: ** crosses folders and stands alone between slashes, as in **/*.jpg"
-            )
-    return value
-
-
-Size = Annotated[
-    ByteSize,
-    BeforeValidator(_size),
-    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}], "examples": ["256MB"]}),
-]
-Share = Annotated[
-    float,
-    BeforeValidator(_percent),
-    Field(ge=0, le=1),
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}], "examples": ["1%"]}),
-]
-Regex = Annotated[str, AfterValidator(_regex)]
-Glob = Annotated[str, AfterValidator(_glob)]
 Policy = Literal["error", "quarantine", "keep"]
 
 
@@ -92,17 +52,7 @@ def check_split_name(name: str) -> None:
         raise ValueError(f"the split {name!r}: expected letters, digits and _, for it names files")
 
 
-def did_you_mean(found: str, known: Any) -> str:
-    """`; did you mean …?` for the nearest known name, or nothing."""
-    near = difflib.get_close_matches(found, [str(each) for each in known], n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class SourceConfig(_Model):
+class SourceConfig(Model):
     """Where the raw files are."""
 
     url: str = Field(min_length=1)
@@ -119,7 +69,7 @@ class SourceConfig(_Model):
     every file at each scan; for sources whose times mean nothing, such as a fresh git checkout)."""
 
 
-class DestinationConfig(_Model):
+class DestinationConfig(Model):
     """Where versions are published."""
 
     url: str = Field(min_length=1)
@@ -136,7 +86,7 @@ class DestinationConfig(_Model):
         return url
 
 
-class KeyRule(_Model):
+class KeyRule(Model):
     """Rewrites keys, so that files of several folders can form one sample."""
 
     pattern: Regex
@@ -155,7 +105,7 @@ class KeyRule(_Model):
         return self
 
 
-class SamplesConfig(_Model):
+class SamplesConfig(Model):
     """How files form samples, and what happens to those that cannot be used."""
 
     naming: Literal["strict", "webdataset", "last_dot", "escape"] = "strict"
@@ -214,7 +164,7 @@ class SamplesConfig(_Model):
 _SPLIT_OPTIONS = ("by", "group_by", "salt", "file", "names", "default")
 
 
-class SplitConfig(_Model):
+class SplitConfig(Model):
     """Which split a sample belongs to; once published, a sample never changes its split.
 
     By ratio (`{train: 0.95, val: 0.05}`), by the first folder (`{by: directory}`), or by a list
@@ -244,7 +194,7 @@ class SplitConfig(_Model):
         if not isinstance(value, dict) or "ratios" in value:
             return value
         options = {k: v for k, v in value.items() if k in _SPLIT_OPTIONS}
-        ratios = {k: _percent(v) for k, v in value.items() if k not in _SPLIT_OPTIONS}
+        ratios = {k: percent(v) for k, v in value.items() if k not in _SPLIT_OPTIONS}
         for key, share in ratios.items():
             if not isinstance(share, int | float) or isinstance(share, bool):
                 raise ValueError(
@@ -271,7 +221,7 @@ class SplitConfig(_Model):
         return self
 
 
-class ShardsConfig(_Model):
+class ShardsConfig(Model):
     """How large shards are, and how their bytes are named."""
 
     max_bytes: Size = ByteSize(256_000_000)
@@ -292,7 +242,7 @@ class ShardsConfig(_Model):
         return value
 
 
-class VerifyConfig(_Model):
+class VerifyConfig(Model):
     """How much of what was stored is read back, before it is published."""
 
     level: Literal["stat", "digest", "samples", "decode"] = "decode"
@@ -307,7 +257,7 @@ class VerifyConfig(_Model):
     """Whether the same content in two splits fails the build."""
 
 
-class ComputeConfig(_Model):
+class ComputeConfig(Model):
     """Who does the work."""
 
     kind: Literal["processes", "threads"] = "processes"
@@ -316,7 +266,7 @@ class ComputeConfig(_Model):
     """How many; by default as many as there are cores."""
 
 
-class RetentionConfig(_Model):
+class RetentionConfig(Model):
     """Which versions `gc` keeps; the newest is always kept."""
 
     versions: int = Field(default=10, ge=1)
@@ -325,7 +275,7 @@ class RetentionConfig(_Model):
     """Versions younger than this are kept too."""
 
 
-class DatasetConfig(_Model):
+class DatasetConfig(Model):
     """One dataset."""
 
     name: str
@@ -340,8 +290,15 @@ class DatasetConfig(_Model):
     verify: VerifyConfig = VerifyConfig()
     compute: ComputeConfig = ComputeConfig()
     retention: RetentionConfig = RetentionConfig()
-    schedule: str | None = None
-    """A cron expression: when Dagster builds the dataset (in UTC)."""
+    schedule: Schedule | None = None
+    """When Dagster builds, verifies and tidies up by itself; a bare cron expression is `build`, in UTC."""
+    sensor: SensorConfig | None = None
+    """Builds the dataset when its source changes; `sensor: {}` will do."""
+    freshness: FreshnessConfig = FreshnessConfig()
+    owners: list[str] = []
+    """Who answers for the dataset, shown in the UI: mail addresses or `team:name`."""
+    on_failure: Callable | None = None
+    """`package.module:function`, called with a `FailedRun` when a run of this dataset fails: an alert."""
 
     _file: Path | None = PrivateAttr(default=None)
     _written: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -355,15 +312,16 @@ class DatasetConfig(_Model):
             )
         return name
 
-    @field_validator("schedule")
+    @field_validator("owners")
     @classmethod
-    def _cron(cls, schedule: str | None) -> str | None:
-        if schedule is not None and not _CRON.fullmatch(schedule.strip()):
-            raise ValueError(
-                f"found {schedule!r}; expected a cron expression of five parts, such as "
-                '"0 3 * * *" for each night at three'
-            )
-        return schedule
+    def _owners(cls, owners: list[str]) -> list[str]:
+        for owner in owners:
+            if not _OWNER.fullmatch(owner):
+                raise ValueError(
+                    f"found {owner!r}; expected a mail address, or team: and a name of letters, "
+                    "digits and _"
+                )
+        return owners
 
     @property
     def file(self) -> Path | None:
@@ -392,9 +350,7 @@ class DatasetConfig(_Model):
 
     def digest(self) -> str:
         """A digest of all that decides what a build publishes (not of who does the work, or when)."""
-        parts = self.model_dump(
-            mode="json", exclude={"description", "compute", "retention", "schedule", "destination"}
-        )
+        parts = self.model_dump(mode="json", exclude=_NOT_OF_THE_CONTENT)
         return xxhash.xxh3_128_hexdigest(json.dumps(parts, sort_keys=True).encode())
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from wds_pipeline.config import DatasetConfig, did_you_mean
+from wds_pipeline.config import DatasetConfig
+from wds_pipeline.config_values import did_you_mean
 from wds_pipeline.errors import ConfigError
 
 ENVIRONMENT_VARIABLE = "WDS_PIPELINE_DATASETS"

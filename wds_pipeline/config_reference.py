@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
-from wds_pipeline.config import DatasetConfig, Share, Size
+from wds_pipeline.config import DatasetConfig
+from wds_pipeline.config_values import Share, Size
 
 _HEAD = """# Configuration
 

@@ -5,9 +5,40 @@ The command line and the Dagster edge print `str(error)` alone: no traceback for
 
 from __future__ import annotations
 
+import errno
+
+# What a network filesystem or a busy disk may answer now and not in a minute.
+_PASSING = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EIO,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EPIPE,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
+
 
 class WdsPipelineError(Exception):
     """Base of all errors that carry a message for the user."""
+
+    passing = False
+    """Whether the same call may succeed a moment later, if nothing is changed."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether what failed may succeed a moment later: storage that is away, a worker that died."""
+    if isinstance(error, OSError):
+        return error.errno in _PASSING or isinstance(error, TimeoutError)
+    if isinstance(error, WdsPipelineError):
+        return error.passing or (isinstance(error.__cause__, OSError) and may_pass(error.__cause__))
+    return False
 
 
 class ConfigError(WdsPipelineError):
@@ -51,3 +82,5 @@ class VersionError(WdsPipelineError):
 
 class WorkerError(WdsPipelineError):
     """A worker died or could not be reached."""
+
+    passing = True

@@ -21,6 +21,8 @@ ROOT = Path(wds_pipeline.__file__).parent
 FLOORS = {
     "__init__": 0,
     "errors": 0,
+    "config_values": 0,
+    "config_automation": 0,
     "config": 1,
     "config_file": 2,
     "config_reference": 2,

@@ -17,9 +17,9 @@ from wds_pipeline.config import (
     ShardsConfig,
     SourceConfig,
     SplitConfig,
-    did_you_mean,
     json_schema,
 )
+from wds_pipeline.config_values import did_you_mean
 
 MINIMAL: dict[str, Any] = {
     "name": "small",
@@ -219,6 +219,10 @@ def test_the_digest_is_of_what_decides_a_version() -> None:
         {"description": "other"},
         {"compute": ComputeConfig(workers=3)},
         {"schedule": "0 3 * * *"},
+        {"sensor": {}},
+        {"freshness": {"max_lag_hours": 1}},
+        {"owners": ["team:vision"]},
+        {"on_failure": "a.b:c"},
         {"retention": {"versions": 3}},
         {"destination": {"url": "elsewhere"}},
     ]
@@ -232,6 +236,28 @@ def test_the_digest_is_of_what_decides_a_version() -> None:
         {"verify": {"level": "stat"}},
     ]
     assert len({before, *(make(**each).digest() for each in other)}) == 7
+
+
+def test_a_bare_schedule_is_the_builds() -> None:
+    bare = make(schedule="0 3 * * *").schedule
+    assert bare == make(schedule={"build": "0 3 * * *"}).schedule
+    assert bare is not None and (bare.timezone, bare.verify) == ("UTC", None)
+    assert not validate(json_schema(), {**MINIMAL, "schedule": "0 3 * * *"})
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"schedule": {"build": "@daily", "timezone": "Europe/Berln"}}, "did you mean 'Europe/Ber"),
+        ({"schedule": {"verify": "tomorrow"}}, "expected a cron expression"),
+        ({"owners": ["vision"]}, "expected a mail address, or team: and a name"),
+        ({"on_failure": "alerts.tell"}, "expected package.module:function"),
+        ({"sensor": {"interval_seconds": 1}}, "greater than or equal to 5"),
+    ],
+)
+def test_what_automation_refuses(values: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValidationError, match=expected):
+        make(**values)
 
 
 def test_the_nearest_name() -> None:
@@ -306,7 +332,11 @@ shards: {max_bytes: 256MB, max_samples: 10000, compact_below: 0.5, digest: sha25
 verify: {level: decode, sample: 10%, max_pixels: 1000000, on_leak: error}
 compute: {kind: threads, workers: 4}
 retention: {versions: 3, days: 1.5}
-schedule: "0 3 * * *"
+schedule: {build: "0 3 * * *", verify: "@daily", gc: "0 5 * * 0", timezone: Europe/Berlin}
+sensor: {interval_seconds: 60, settle_seconds: 30, tick_seconds: 20, retries: 3, retry_seconds: 300}
+freshness: {max_lag_hours: 12}
+owners: ["team:vision", me@example.com]
+on_failure: my_package.alerts:tell
 """
 
 

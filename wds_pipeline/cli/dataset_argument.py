@@ -38,8 +38,8 @@ def version_option(command: Command) -> Command:
 def _load(ctx: click.Context, _param: click.Parameter, name: str | None) -> DatasetConfig | None:
     if ctx.resilient_parsing:
         return None
-    from wds_pipeline.config import did_you_mean
     from wds_pipeline.config_file import check_folder, datasets_folder, read_configs
+    from wds_pipeline.config_values import did_you_mean
     from wds_pipeline.errors import ConfigError
 
     check_folder(datasets_folder())

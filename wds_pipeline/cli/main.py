@@ -62,7 +62,7 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in _COMMANDS and not args[0].startswith("-"):
-            from wds_pipeline.config import did_you_mean
+            from wds_pipeline.config_values import did_you_mean
 
             near = did_you_mean(args[0], _COMMANDS)
             raise click.UsageError(

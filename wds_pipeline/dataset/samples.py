@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from wds_pipeline.config import Policy, SamplesConfig, did_you_mean
+from wds_pipeline.config import Policy, SamplesConfig
+from wds_pipeline.config_values import did_you_mean
 from wds_pipeline.dataset import naming, tar
 from wds_pipeline.errors import DataError
 

@@ -67,7 +67,7 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
     )
     def source_files(context: Context) -> dg.MaterializeResult:
         session = session_of(context)
-        with session.step():
+        with session.step(context):
             listing = session.listing
         return dg.MaterializeResult(
             metadata=metadata.of_listing(config, listing),
@@ -85,7 +85,7 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
     )
     def shard_plan(context: Context) -> dg.MaterializeResult:
         session = session_of(context)
-        with session.step():
+        with session.step(context):
             plan = _present_plan(session)
         partitions = [shard.partition for shard in plan.shards]
         catalogue.register_partitions(context.instance, config.name, partitions)
@@ -105,7 +105,7 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
     )
     def shards(context: Context) -> None:
         session = session_of(context)
-        with session.step():
+        with session.step(context):
             session.build.open_destination()
             plan = _present_plan(session)
             chosen = _chosen(config, plan, context.partition_keys)
@@ -133,7 +133,7 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
     )
     def shard_index(context: Context) -> None:
         session = session_of(context)
-        with session.step():
+        with session.step(context):
             plan = _present_plan(session)
             found = {
                 shard.partition: _check_index(session, plan, shard)
@@ -155,7 +155,7 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
     )
     def shard_report_(context: Context) -> None:
         session = session_of(context)
-        with session.step():
+        with session.step(context):
             plan = _present_plan(session)
             chosen = _chosen(config, plan, context.partition_keys)
             session.build.verify(plan, chosen, session.pool)
@@ -176,7 +176,7 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
     )
     def published_version(context: Context) -> dg.MaterializeResult:
         session = session_of(context)
-        with session.step():
+        with session.step(context):
             build = session.build
             build.open_destination()
             draft = session.draft(_PRESENT)

@@ -68,7 +68,7 @@ def _session(context: dg.OpExecutionContext) -> Session:
 def scan(context: dg.OpExecutionContext) -> str:
     """Lists the source's files; reads none of them."""
     session = _session(context)
-    with session.step():
+    with session.step(context):
         session.build.open_destination()
         listing = session.listing
     skipped = "".join(f", {count:,} {reason}" for reason, count in listing.skipped.items())
@@ -95,7 +95,7 @@ def plan(
     session = _session(context)
     config, build = session.config, session.build
     options = Options(**context.op_config)
-    with session.step():
+    with session.step(context):
         newest = build.newest_if_current(session.listing) if options == Options() else None
         if newest is not None:
             catalogue.log_version(context, config, build.destination, newest)
@@ -127,7 +127,7 @@ def plan(
 def pack(context: dg.OpExecutionContext, batch: Batch) -> Batch:
     """Packs a batch of shards with all the workers; each is sealed when it is whole."""
     session = _session(context)
-    with session.step():
+    with session.step(context):
         draft = session.draft(batch.options)
         shards = session.shards(batch.options, batch.names)
         results = session.build.pack(draft.plan, shards, session.pool)
@@ -148,7 +148,7 @@ def pack(context: dg.OpExecutionContext, batch: Batch) -> Batch:
 def verify(context: dg.OpExecutionContext, batch: Batch) -> Batch:
     """Reads a batch of shards back; logs those that are as they should be."""
     session = _session(context)
-    with session.step():
+    with session.step(context):
         config, build = session.config, session.build
         draft = session.draft(batch.options)
         shards = session.shards(batch.options, batch.names)
@@ -175,7 +175,7 @@ def verify(context: dg.OpExecutionContext, batch: Batch) -> Batch:
 def publish(context: dg.OpExecutionContext, options: Options, done: list[Batch]) -> int:
     """Packs anew what had to be changed (samples that do not decode), and commits the version."""
     session = _session(context)
-    with session.step():
+    with session.step(context):
         config, build = session.config, session.build
         packed = frozenset(name for batch in done for name in batch.names)
         logged = frozenset(name for batch in done for name in batch.logged)

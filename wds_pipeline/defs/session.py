@@ -7,6 +7,7 @@ what is stored. So what the ops hand on is small: names of shards.
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
@@ -21,7 +22,10 @@ from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset.build import Build, Draft
 from wds_pipeline.dataset.plan import ShardPlan
 from wds_pipeline.dataset.scan import Listing
-from wds_pipeline.errors import WdsPipelineError
+from wds_pipeline.errors import WdsPipelineError, may_pass
+
+_RETRIES = 3
+_FIRST_WAIT = 5.0  # seconds; then twice as long each time
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,20 @@ class Session:
         return self._pool
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """Wraps a step's work: a user's mistake is shown as its message alone, and a step that
+    def step(self, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Iterator[None]:
+        """Wraps a step's work: a user's mistake is shown as its message alone, what may pass
+        (storage that is away, a worker that died) is tried again after a while, and a step that
         failed or was cancelled ends the workers at once."""
         try:
             yield
-        except WdsPipelineError as error:
+        except (WdsPipelineError, OSError) as error:
             self._abort()
+            if may_pass(error) and context.retry_number < _RETRIES:
+                wait = _FIRST_WAIT * 2**context.retry_number * random.uniform(0.75, 1.25)
+                context.log.warning(f"{error}\ntried again in {wait:.0f} s, for this may pass")
+                raise dg.RetryRequested(_RETRIES, seconds_to_wait=wait) from error
+            if isinstance(error, OSError):
+                raise
             raise dg.Failure(description=str(error), allow_retries=False) from None
         except BaseException:
             self._abort()
