@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from multiprocessing import forkserver, resource_tracker
@@ -59,21 +59,36 @@ def open_pool(config: ComputeConfig) -> Iterator[Executor]:
     try:
         yield pool
     except BaseException:
-        processes = dict(getattr(pool, "_processes", None) or {})
-        manager = getattr(pool, "_executor_manager_thread", None)
-        # Threads cannot be ended: what they are at is finished, and leaves nothing half written.
-        pool.shutdown(wait=not processes, cancel_futures=True)
-        for process in processes.values():
-            process.terminate()
-        for process in processes.values():
-            process.join(_SECONDS_TO_END)
-            if process.is_alive():  # Python drops what a signal raises in a destructor
-                process.kill()
-        if manager is not None:
-            # It closes a pipe that the interpreter's exit writes to: the two must not meet.
-            manager.join(_SECONDS_TO_END)
+        if isinstance(pool, ProcessPoolExecutor):
+            _abandon(pool)
+        else:
+            # Threads cannot be ended: what they are at is finished, and leaves nothing half written.
+            pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
+
+
+def _abandon(pool: ProcessPoolExecutor) -> None:
+    """Ends the workers at once, and the pool's own thread, which Python's exit would wait for."""
+    manager: threading.Thread | None = getattr(pool, "_executor_manager_thread", None)
+    queues = [getattr(pool, name, None) for name in ("_call_queue", "_result_queue")]
+    processes = list((getattr(pool, "_processes", None) or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(_SECONDS_TO_END)
+        if process.is_alive():  # Python drops what a signal raises in a destructor
+            process.kill()
+    if manager is None:
+        return
+    # Nobody is left who could read the rest of a job or write the rest of a result; as long as this
+    # process holds these ends too, its threads would wait for them for ever.
+    for queue, end in zip(queues, ("_reader", "_writer"), strict=True):
+        with suppress(AttributeError, OSError):
+            getattr(queue, end).close()
+    # Then it closes a pipe that the interpreter's exit writes to: the two must not meet.
+    manager.join(_SECONDS_TO_END)
 
 
 def _context() -> multiprocessing.context.BaseContext:
@@ -98,7 +113,7 @@ def _start_server() -> None:
 
 def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which ends the workers
-    signal.signal(signal.SIGTERM, _end_worker)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_driver, daemon=True).start()
 
 
@@ -138,6 +153,8 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _run(work: Callable[[Job], Result], job: Job) -> Result:
+    # Only while there is something to tidy up; an idle worker just ends.
+    signal.signal(signal.SIGTERM, _end_worker)
     try:
         return work(job)
     except SystemExit:
@@ -146,6 +163,8 @@ def _run(work: Callable[[Job], Result], job: Job) -> Result:
     except WdsPipelineError as error:
         error.passing = may_pass(error)  # its cause stays behind in this process
         raise
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def run_all(

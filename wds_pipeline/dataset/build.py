@@ -7,7 +7,7 @@ each looks at what is stored, and none relies on the one before having run in th
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -37,6 +37,10 @@ from wds_pipeline.storage import LocalStorage, open_storage
 _SCANS = 3  # a source that changes while it is packed is scanned anew, so many times at most
 _COMMITS = 10
 _LOST = 20  # how often another build may be at the same shards at the same moment
+
+# Called with each plan before it is held against the policies, and with its report too when it is
+# settled and about to be published. What it raises refuses the candidate.
+OnCandidate = Callable[[Plan, Report | None], None]
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Build:
     def __init__(self, config: DatasetConfig, progress: Progress | None = None) -> None:
         self.config = config
         self.progress = progress
+        self.on_candidate: OnCandidate | None = None
         try:
             self.source = open_storage(config.source_url)
             self.destination = open_storage(config.destination_url)
@@ -96,19 +101,26 @@ class Build:
         count = self.progress and (lambda seen: self.progress("scan", seen, 0))  # type: ignore[misc]
         return scan(self.source, self.config.source, self.config.name, count)
 
-    def inputs(self, listing: Listing) -> str:
-        """A digest of all that decides a version."""
+    def inputs(self, listing: Listing | str) -> str:
+        """A digest of all that decides a version; of the listing, its digest will do."""
         _, listed = read_list(self.config)
-        parts = (RECIPE_FORMAT, listing.digest, self.config.digest(), listed)
+        digest = listing if isinstance(listing, str) else listing.digest
+        parts = (RECIPE_FORMAT, digest, self.config.digest(), listed)
         return xxhash.xxh3_128_hexdigest("\0".join(parts).encode())
+
+    def made_of(self, manifest: Manifest, inputs: str) -> bool:
+        """Whether a version was made of these inputs, or is known to be what they would give."""
+        return inputs in (
+            manifest.inputs,
+            version.read_checked(self.destination, manifest.version),
+        )
 
     def newest_if_current(self, listing: Listing) -> Manifest | None:
         """The newest version, if it was made of these very inputs and all its shards are there."""
         newest = self.newest()
         if newest is None:
             return None
-        inputs = self.inputs(listing)
-        if inputs not in (newest.inputs, version.read_checked(self.destination, newest.version)):
+        if not self.made_of(newest, self.inputs(listing)):
             return None
         if samples.PASSING & newest.quarantined.keys():
             return None  # files that could not be read may be readable now
@@ -190,7 +202,21 @@ class Build:
         return settle.unsealed(self.destination, plan.shards, sizes)
 
     def pack(self, plan: Plan, shards: Sequence[ShardPlan], pool: Executor) -> list[Packed]:
-        """Packs these shards of the plan. Raises DestinationError, VerificationError, WorkerError."""
+        """Packs these shards of the plan.
+
+        Raises DestinationError, WorkerError; and VerificationError, when the others are packed, for
+        those that would not have the bytes that were published.
+        """
+        packed = self.try_pack(plan, shards, pool)
+        refused = [each.refused for each in packed if each.refused]
+        if refused:
+            more = f"\n… and {len(refused) - 10:,} more shards" if len(refused) > 10 else ""
+            raise VerificationError("\n".join(refused[:10]) + more)
+        return packed
+
+    def try_pack(self, plan: Plan, shards: Sequence[ShardPlan], pool: Executor) -> list[Packed]:
+        """Packs these shards of the plan; what was refused is a result. Raises DestinationError,
+        WorkerError."""
         newest = self.newest()
         published = {shard.name: shard.digest for shard in newest.shards} if newest else {}
         packed = settle.pack_shards(self.config, plan, shards, pool, self.progress, published)
@@ -237,6 +263,8 @@ class Build:
         """
         scans = 1
         while True:
+            if self.on_candidate is not None:
+                self.on_candidate(draft.plan, None)
             check_policies(draft.plan, self.config)
             missing = self.unsealed(draft.plan)
             found = self._known_unusable(draft.plan, missing)
@@ -332,6 +360,8 @@ class Build:
 
         Raises VerificationError when the report has errors, DestinationError.
         """
+        if self.on_candidate is not None:
+            self.on_candidate(draft.plan, report)
         if not report.passed:
             errors = [each for each in report.findings if each.severity == "error"]
             shown = "\n  ".join(f"{each.code}: {each.message}" for each in errors[:10])

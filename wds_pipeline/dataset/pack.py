@@ -51,23 +51,28 @@ class PackJob:
 
 @dataclass(frozen=True)
 class Packed:
-    """What came of a job: the seal, or the source files (path, reason) because of which there is none."""
+    """What came of a job: the seal, or the source files (path, reason) because of which there is none,
+    or why the shard would not be the one that was published."""
 
     name: str
     seal: Seal | None
     changed: tuple[tuple[str, str], ...] = ()
+    refused: str = ""
 
 
 def run(job: PackJob) -> Packed:
-    """Packs one shard; a source that changed since the scan is a result, not an error.
+    """Packs one shard; a source that is not what it was is a result, not an error, so that the other
+    shards are packed.
 
-    Raises DestinationError when the destination cannot be written, VerificationError as `pack` does.
+    Raises DestinationError when the destination cannot be written.
     """
     source, destination = open_storage(job.source), open_storage(job.destination)
     try:
         sealed = pack(job.recipe, source, destination, job.digest, job.published)
     except SourceChanged as error:
         return Packed(job.recipe.name, None, _all_changed(job.recipe, source, error))
+    except VerificationError as error:
+        return Packed(job.recipe.name, None, refused=str(error))
     return Packed(job.recipe.name, sealed)
 
 

@@ -81,8 +81,7 @@ def pack_shards(
 ) -> list[Packed]:
     """Packs these shards of the plan with the pool; `published` are digests by name, to repair.
 
-    Raises VerificationError when a repaired shard would not have the digest it was published with,
-    and DestinationError, before anything is written, when they do not fit on the disk.
+    Raises DestinationError, before anything is written, when they do not fit on the disk.
     """
     total = sum(shard.bytes for shard in shards)
     check_space(config, total)

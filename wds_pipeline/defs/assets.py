@@ -6,23 +6,33 @@ to the same name and bytes, whatever is there. The job `<name>_build` is the way
 after either, the other finds nothing to do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
+import xxhash
 
 from wds_pipeline.config import DatasetConfig
-from wds_pipeline.dataset import ledger, scan, seal, settle, shard_report
-from wds_pipeline.dataset.pack import Packed
+from wds_pipeline.dataset import (
+    ledger,
+    publish,
+    rebuild,
+    scan,
+    seal,
+    settle,
+    shard_report,
+    verify,
+)
+from wds_pipeline.dataset import plan as plan_module
 from wds_pipeline.dataset.plan import RECIPE_FORMAT, Plan, ShardPlan, check_policies
+from wds_pipeline.dataset.rebuild import Rebuilt
 from wds_pipeline.dataset.seal import Seal
-from wds_pipeline.dataset.shard_report import ShardReport, Thumbnail
-from wds_pipeline.dataset.verify import read_thumbnail
+from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.dataset.wording import counted
 from wds_pipeline.defs import catalogue, keys, metadata
 from wds_pipeline.defs.session import Options, Session
-from wds_pipeline.errors import SourceError, VerificationError
+from wds_pipeline.errors import VerificationError
 
 _PRESENT = Options()
 Context = dg.AssetExecutionContext
@@ -44,8 +54,10 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
     session_key = keys.session_key(config.name)
     common: dict[str, Any] = {
         "group_name": config.name,
+        "owners": config.owners,
         "required_resource_keys": {session_key},
         "tags": {keys.DATASET_TAG: config.name},
+        "pool": keys.pool(config.name),
     }
     by_shard: dict[str, Any] = {
         "partitions_def": keys.partitions(config.name),
@@ -62,7 +74,7 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
         kinds={"file"},
         description=f"The files of the source, `{config.source_url}`: paths, sizes, fingerprints. "
         "Listed, not read.",
-        metadata={"dagster/column_schema": metadata.column_schema(scan.LISTING)},
+        metadata=metadata.of_definition(config, scan, metadata.column_schema(scan.LISTING)),
         **common,
     )
     def source_files(context: Context) -> dg.MaterializeResult:
@@ -80,7 +92,7 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
         kinds={"python"},
         description="Which sample is in which shard, and which shards are to be built, and why. "
         "Registers the shard slots as partitions; writes nothing at the destination.",
-        metadata={"dagster/column_schema": metadata.column_schema(ledger.LEDGER)},
+        metadata=metadata.of_definition(config, plan_module, metadata.column_schema(ledger.LEDGER)),
         **common,
     )
     def shard_plan(context: Context) -> dg.MaterializeResult:
@@ -100,71 +112,100 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
         kinds={"tar"},
         code_version=RECIPE_FORMAT,
         description="The tars, one partition for each slot. To materialize a partition packs its "
-        "shard anew from the source, as the present plan says: the same recipe gives the same bytes.",
+        "shard anew from the source, as the present plan says, and reads it back: the same recipe "
+        "gives the same bytes.",
+        metadata=metadata.of_definition(config, rebuild, metadata.sample_schema(config)),
         **by_shard,
     )
-    def shards(context: Context) -> None:
+    def shards(context: Context) -> Iterator[dg.MaterializeResult]:
         session = session_of(context)
         with session.step(context):
             session.build.open_destination()
             plan = _present_plan(session)
-            chosen = _chosen(config, plan, context.partition_keys)
-            packed = session.build.pack(plan, chosen, session.pool)
-            sealed = _sealed(config, packed)
-        storage = session.build.destination
-        for shard in chosen:
-            found = metadata.of_shard(
-                storage,
-                sealed[shard.name],
-                shard.cause or "repair",
-                f"materialize {keys.SHARD_REPORT}",
-                _some_samples(session, shard),
-            )
-            context.add_asset_metadata(found, partition_key=shard.partition)
+            done = rebuild.rebuild(session.build, plan, context.partition_keys, session.pool)
+            storage = session.build.destination
+            made = _made(done, session.build.newest())
+            failed = {each.partition: each.problem for each in done if each.problem}
+            in_this_run = context.op_execution_context.job_def.asset_layer.selected_asset_keys
+            others = [
+                each
+                for each in (keys.SHARD_INDEX, keys.SHARD_REPORT)
+                if key[each] not in in_this_run
+            ]
+            if failed:  # the good ones are logged here, or Dagster would have them fail as well
+                op_context = context.op_execution_context
+                catalogue.log_shards(op_context, config, storage, made, [keys.SHARDS])
+                catalogue.log_shards(op_context, config, storage, made, others)
+                raise VerificationError(_failure(config, failed, len(made)))
+        for each in made:
+            found = metadata.of_shard(storage, each.seal, each.cause, each.report)
+            context.add_asset_metadata(found, partition_key=each.partition)
+        yield dg.MaterializeResult(data_version=_data_version(each.seal for each in made))
+        # What was written and read back in the same pass; a step of its own will do it for the rest.
+        catalogue.log_shards(context.op_execution_context, config, storage, made, others)
 
     @dg.asset(
         key=key[keys.SHARD_INDEX],
         deps=[key[keys.SHARDS]],
         kinds={"parquet"},
+        code_version=RECIPE_FORMAT,
         description="The member index beside each tar: where in it each field of each sample is. "
         "Written in the same pass as the tar; to materialize it compares it with the plan.",
-        metadata={"dagster/column_schema": metadata.column_schema(seal.MEMBER_INDEX)},
+        metadata=metadata.of_definition(config, seal, metadata.column_schema(seal.MEMBER_INDEX)),
         **by_shard,
     )
-    def shard_index(context: Context) -> None:
+    def shard_index(context: Context) -> dg.MaterializeResult:
         session = session_of(context)
         with session.step(context):
             plan = _present_plan(session)
-            found = {
-                shard.partition: _check_index(session, plan, shard)
+            found = [
+                _check_index(session, plan, shard)
                 for shard in _chosen(config, plan, context.partition_keys)
-            }
-        for partition, sealed in found.items():
+            ]
+        for sealed in found:
             context.add_asset_metadata(
-                metadata.of_index(session.build.destination, sealed), partition_key=partition
+                metadata.of_index(session.build.destination, sealed),
+                partition_key=seal.partition_of(sealed.name),
             )
+        return dg.MaterializeResult(data_version=_data_version(found))
 
     @dg.asset(
         key=key[keys.SHARD_REPORT],
         deps=[key[keys.SHARD_INDEX]],
         kinds={"parquet"},
+        code_version=RECIPE_FORMAT,
         description="What verification found in each shard, read back by another program than the "
         f"one that wrote it (level `{config.verify.level}`).",
-        metadata={"dagster/column_schema": metadata.column_schema(shard_report.MEMBERS)},
+        metadata=metadata.of_definition(
+            config, verify, metadata.column_schema(shard_report.MEMBERS)
+        ),
         **by_shard,
     )
-    def shard_report_(context: Context) -> None:
+    def shard_report_(context: Context) -> dg.MaterializeResult:
         session = session_of(context)
         with session.step(context):
             plan = _present_plan(session)
             chosen = _chosen(config, plan, context.partition_keys)
             session.build.verify(plan, chosen, session.pool)
-            reports = _sound(session, chosen)
-        for shard in chosen:
-            context.add_asset_metadata(
-                metadata.of_report(session.build.destination, reports[shard.name]),
-                partition_key=shard.partition,
-            )
+            storage = session.build.destination
+            reports = settle.load_reports(storage, chosen)
+            made, failed = [], {}
+            for shard in chosen:
+                report, sealed = reports[shard.name], seal.read_seal(storage, shard.name)
+                if report and sealed and report.passed:
+                    made.append(catalogue.Made(sealed, shard.cause, report))
+                else:
+                    failed[shard.partition] = metadata.verdict(report) if report else "not packed"
+            if failed:
+                catalogue.log_shards(
+                    context.op_execution_context, config, storage, made, [keys.SHARD_REPORT]
+                )
+                raise VerificationError(_failure(config, failed, len(made)))
+        for each in made:
+            if each.report is not None:
+                found = metadata.of_report(storage, each.report)
+                context.add_asset_metadata(found, partition_key=each.partition)
+        return dg.MaterializeResult(data_version=_data_version(each.seal for each in made))
 
     @dg.asset(
         key=key[keys.PUBLISHED_VERSION],
@@ -172,6 +213,7 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
         kinds={"webdataset"},
         description="The newest immutable version: what training reads. To materialize it publishes "
         "the present plan: what is sealed is taken as it is, what is missing is packed.",
+        metadata=metadata.of_definition(config, publish, metadata.sample_schema(config)),
         **common,
     )
     def published_version(context: Context) -> dg.MaterializeResult:
@@ -221,22 +263,38 @@ def _chosen(config: DatasetConfig, plan: Plan, partitions: Sequence[str]) -> lis
     return [by_partition[partition] for partition in partitions]
 
 
-def _sealed(config: DatasetConfig, packed: Sequence[Packed]) -> dict[str, Seal]:
-    """The seals by name. Raises SourceError when a file changed since it was listed."""
-    for each in packed:
-        for path, reason in each.changed:
-            raise SourceError(f"{config.name}: {each.name}: {path}: {reason}; materialize it again")
-    return {each.name: each.seal for each in packed if each.seal is not None}
+def _made(done: Sequence[Rebuilt], newest: Manifest | None) -> list[catalogue.Made]:
+    """The shards that are whole again, and why."""
+    entries = {shard.name: shard for shard in newest.shards} if newest else {}
+    made = []
+    for each in done:
+        if each.seal is not None:
+            cause = each.cause
+            if each.as_published:
+                entry = entries[each.seal.name]
+                cause = f"repair: the bytes of version {entry.since} ({entry.cause})"
+            made.append(catalogue.Made(each.seal, cause, each.report))
+    return made
 
 
-def _some_samples(session: Session, shard: ShardPlan) -> list[Thumbnail]:
-    """Samples from all over the shard, to show."""
-    storage, wanted = session.build.destination, settle.rules(session.config)
-    found = list(dict.fromkeys(seal.read_member_index(storage, shard.name)["key"].to_pylist()))
-    count = min(len(found), metadata.SHEET_THUMBNAILS)
-    chosen = [found[number * len(found) // count] for number in range(count)]
-    shown = (read_thumbnail(storage, wanted, shard.name, key) for key in chosen)
-    return [each for each in shown if each is not None]
+def _failure(config: DatasetConfig, failed: Mapping[str, str], whole: int) -> str:
+    """What a run of partitions says when some of them fail."""
+    shown = "\n  ".join(f"{partition}: {why}" for partition, why in list(failed.items())[:20])
+    more = f"\n  … and {len(failed) - 20:,} more" if len(failed) > 20 else ""
+    others = f"; {counted(whole, 'other shard')} of this run are whole" if whole else ""
+    return (
+        f"{config.name}: {counted(len(failed), 'shard')} failed{others}:\n  {shown}{more}\n"
+        f"If a source file changed, {keys.job_name(config.name)} takes the change in. Materialize "
+        f"the failed partitions of {config.name}/{keys.SHARDS} again for damage that has passed"
+    )
+
+
+def _data_version(seals: Iterable[Seal]) -> dg.DataVersion:
+    """Of one shard its digest. Dagster gives all partitions of a run the same one."""
+    digests = [each.digest for each in seals]
+    if len(digests) == 1:
+        return dg.DataVersion(digests[0])
+    return dg.DataVersion(xxhash.xxh3_128_hexdigest("\0".join(digests).encode()))
 
 
 def _check_index(session: Session, plan: Plan, shard: ShardPlan) -> Seal:
@@ -259,23 +317,3 @@ def _check_index(session: Session, plan: Plan, shard: ShardPlan) -> Seal:
             f"those of the plan; materialize {name}/{keys.SHARDS} for this partition"
         )
     return sealed
-
-
-def _sound(session: Session, shards: Sequence[ShardPlan]) -> dict[str, ShardReport]:
-    """The shards' reports. Raises VerificationError, naming every shard that is damaged."""
-    reports = settle.load_reports(session.build.destination, shards)
-    sound = {name: report for name, report in reports.items() if report and report.passed}
-    damaged = [
-        f"{shard.partition}: {metadata.verdict(report) if report else 'not packed'}"
-        for shard in shards
-        if shard.name not in sound
-        for report in (reports[shard.name],)
-    ]
-    if damaged:
-        shown = "\n  ".join(damaged[:20])
-        name = session.config.name
-        raise VerificationError(
-            f"{name}: not sound: {counted(len(damaged), 'shard')}:\n  {shown}\nMaterialize "
-            f"{name}/{keys.SHARDS} for that, or run {keys.job_name(name)}"
-        )
-    return sound

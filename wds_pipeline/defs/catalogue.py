@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import dagster as dg
 
@@ -25,7 +26,7 @@ from wds_pipeline.storage import LocalStorage
 # To Dagster, the plan's data version is how recipes are made: only when that changes is every shard
 # out of date. Were it the plan's digest, one new sample would badge all shards that stay as they are.
 PLAN_DATA_VERSION = RECIPE_FORMAT
-_EVENTS_AT_ONCE = 300
+_SHARDS_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -94,59 +95,62 @@ def log_shards(
     config: DatasetConfig,
     storage: LocalStorage,
     made: Iterable[Made],
+    assets: Collection[str] = (keys.SHARDS, keys.SHARD_INDEX, keys.SHARD_REPORT),
 ) -> int:
-    """Logs shards, their indexes and their reports; returns how many shards there were."""
-    waiting: list[dg.AssetMaterialization] = []
+    """Logs shards, their indexes and their reports, or some of these; returns how many shards there
+    were."""
     count = 0
-    for shard in made:
-        waiting += _of_shard(config, storage, shard)
-        count += 1
-        if len(waiting) >= _EVENTS_AT_ONCE:
-            log_materializations(context, waiting)
-            waiting = []
-    if waiting:
-        log_materializations(context, waiting)
+    waiting = iter(made)
+    while some := list(islice(waiting, _SHARDS_AT_ONCE)):
+        count += len(some)
+        for asset in assets:
+            before = context.instance.event_log_storage.get_maximum_record_id() or 0
+            found = (_of_shard(config, storage, shard, asset, before) for shard in some)
+            log_materializations(context, [each for each in found if each is not None])
     return count
 
 
 def _of_shard(
-    config: DatasetConfig, storage: LocalStorage, shard: Made
-) -> Iterator[dg.AssetMaterialization]:
-    plan_key = keys.asset_key(config.name, keys.SHARD_PLAN).to_user_string()
-    yield dg.AssetMaterialization(
-        keys.asset_key(config.name, keys.SHARDS),
-        description=f"{shard.partition}: {shard.seal.samples:,} samples ({shard.cause})",
-        metadata=metadata.of_shard(
-            storage,
-            shard.seal,
-            shard.cause,
-            metadata.verdict(shard.report) if shard.report else "none",
-            shard.report.thumbnails if shard.report else [],
-        ),
+    config: DatasetConfig, storage: LocalStorage, shard: Made, asset: str, before: int
+) -> dg.AssetMaterialization | None:
+    """A shard's event; `before` is the number of the last event that it may be made of."""
+    upstream = {keys.SHARDS: keys.SHARD_PLAN, keys.SHARD_INDEX: keys.SHARDS}.get(
+        asset, keys.SHARD_INDEX
+    )
+    version_of_upstream = shard.seal.digest
+    if asset == keys.SHARDS:
+        version_of_upstream = PLAN_DATA_VERSION
+        description = f"{shard.seal.samples:,} samples ({shard.cause})"
+        found = metadata.of_shard(storage, shard.seal, shard.cause, shard.report)
+    elif asset == keys.SHARD_INDEX:
+        description = f"{shard.seal.members:,} members"
+        found = metadata.of_index(storage, shard.seal)
+    elif shard.report is None:
+        return None
+    else:
+        description = metadata.verdict(shard.report)
+        found = metadata.of_report(storage, shard.report)
+    return dg.AssetMaterialization(
+        keys.asset_key(config.name, asset),
+        description=f"{shard.partition}: {description}",
+        metadata=found,
         partition=shard.partition,
         tags={
             "dagster/data_version": shard.seal.digest,
-            # Where it comes from, as Dagster writes it for assets that it materializes itself.
-            "dagster/code_version": RECIPE_FORMAT,
-            f"dagster/input_data_version/{plan_key}": PLAN_DATA_VERSION,
-            f"dagster/input_event_pointer/{plan_key}": "NULL",
+            **_made_of(config.name, upstream, version_of_upstream, before),
         },
     )
-    yield dg.AssetMaterialization(
-        keys.asset_key(config.name, keys.SHARD_INDEX),
-        description=f"{shard.partition}: {shard.seal.members:,} members",
-        metadata=metadata.of_index(storage, shard.seal),
-        partition=shard.partition,
-        tags={"dagster/data_version": shard.seal.digest},
-    )
-    if shard.report is not None:
-        yield dg.AssetMaterialization(
-            keys.asset_key(config.name, keys.SHARD_REPORT),
-            description=f"{shard.partition}: {metadata.verdict(shard.report)}",
-            metadata=metadata.of_report(storage, shard.report),
-            partition=shard.partition,
-            tags={"dagster/data_version": shard.seal.digest},
-        )
+
+
+def _made_of(dataset: str, upstream: str, data_version: str, before: int) -> dict[str, str]:
+    """What an event is made of, as Dagster writes it for assets that it materializes itself: with it,
+    an asset is out of date only if the other has got another data version since."""
+    key = keys.asset_key(dataset, upstream).to_user_string()
+    return {
+        "dagster/code_version": RECIPE_FORMAT,
+        f"dagster/input_data_version/{key}": data_version,
+        f"dagster/input_event_pointer/{key}": str(before) if before else "NULL",
+    }
 
 
 def log_version(
@@ -163,24 +167,38 @@ def log_version(
     """
     count = log_version_shards(context, config, storage, manifest, rebuilt, logged)
     known = _logged(context.instance, config.name, keys.PUBLISHED_VERSION, "version")
-    if count or logged or known != manifest.version or _repaired(context.instance, config.name):
+    known_here = known == manifest.version
+    if count or logged or not known_here or _out_of_date(context.instance, config.name, manifest):
         context.log_event(
             dg.AssetMaterialization(
                 keys.asset_key(config.name, keys.PUBLISHED_VERSION),
                 description=f"version {manifest.version}: {manifest.total_samples:,} samples",
                 metadata=metadata.of_version(config, storage, manifest),
-                tags={"dagster/data_version": str(manifest.version)},
+                tags={
+                    "dagster/data_version": str(manifest.version),
+                    **_made_of(
+                        config.name,
+                        keys.SHARD_REPORT,
+                        "",
+                        context.instance.event_log_storage.get_maximum_record_id() or 0,
+                    ),
+                },
             )
         )
 
 
-def _repaired(instance: dg.DagsterInstance, dataset: str) -> bool:
-    """Whether a shard's report is newer than the version, which has the badge "Unsynced" then."""
-    times = []
-    for asset in (keys.PUBLISHED_VERSION, keys.SHARD_REPORT):
-        event = instance.get_latest_materialization_event(keys.asset_key(dataset, asset))
-        times.append(event.timestamp if event else 0.0)
-    return times[0] < times[1]
+def _out_of_date(instance: dg.DagsterInstance, dataset: str, manifest: Manifest) -> bool:
+    """Whether Dagster thinks that the version is older than what it is made of: a range of partitions
+    was materialized, which gives them a data version that is not their shards' digests."""
+    events = [
+        instance.get_latest_materialization_event(keys.asset_key(dataset, asset))
+        for asset in (keys.PUBLISHED_VERSION, keys.SHARD_REPORT)
+    ]
+    logged, report = (event.timestamp if event else 0.0 for event in events)
+    found = events[1].asset_materialization if events[1] else None
+    tags = found.tags if found and found.tags else {}
+    digests = {shard.digest for shard in manifest.shards}
+    return logged < report and tags.get("dagster/data_version") not in digests
 
 
 def log_version_shards(

@@ -24,6 +24,36 @@ def job_name(dataset: str) -> str:
     return f"{dataset}_build"
 
 
+def pool(dataset: str) -> str:
+    """The concurrency pool of a dataset's runs: dagster.yaml lets one run at a time hold it."""
+    return dataset
+
+
+def verify_job_name(dataset: str) -> str:
+    """The name of the job that reads a published version back."""
+    return f"{dataset}_verify"
+
+
+def repair_job_name(dataset: str) -> str:
+    """The name of the job that packs damaged shards anew."""
+    return f"{dataset}_repair"
+
+
+def gc_job_name(dataset: str) -> str:
+    """The name of the job that removes old versions."""
+    return f"{dataset}_gc"
+
+
+def repack_job_name(dataset: str) -> str:
+    """The name of the job that lays all shards out anew."""
+    return f"{dataset}_repack"
+
+
+def schedule_name(job: str) -> str:
+    """The name of the schedule that starts a job."""
+    return f"{job}_schedule"
+
+
 def session_key(dataset: str) -> str:
     """The name of the resource that a dataset's assets share."""
     return f"{dataset}_session"

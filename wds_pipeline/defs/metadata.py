@@ -6,6 +6,7 @@ import base64
 import html
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import dagster as dg
@@ -20,7 +21,7 @@ from wds_pipeline.dataset.scan import SKIPPED, Listing
 from wds_pipeline.dataset.seal import MEMBERS, REPORT, TAR, Seal, path
 from wds_pipeline.dataset.shard_report import ShardReport, Thumbnail
 from wds_pipeline.dataset.version import Manifest
-from wds_pipeline.dataset.wording import clip, printable
+from wds_pipeline.dataset.wording import clip, human_bytes, printable
 from wds_pipeline.storage import LocalStorage
 
 Metadata = dict[str, Any]
@@ -28,6 +29,40 @@ Metadata = dict[str, Any]
 _ROWS = 100  # of a table: the UI shows it whole
 SHEET_THUMBNAILS = 6
 _SHEET_BYTES = 10_000  # of an event, which is stored twice and for ever
+
+
+def of_definition(config: DatasetConfig, code: ModuleType, columns: dg.TableSchema) -> Metadata:
+    """What is known of an asset before it is materialized: its columns, and where it is defined."""
+    references: list[Any] = []
+    if config.file is not None:
+        references.append(_reference(str(config.file.absolute()), f"the dataset {config.name}"))
+    references.append(_reference(str(code.__file__), (code.__doc__ or "").partition(".")[0]))
+    return {
+        "dagster/column_schema": columns,
+        "dagster/code_references": dg.CodeReferencesMetadataValue(code_references=references),
+    }
+
+
+def _reference(file: str, label: str) -> dg.LocalFileCodeReference:
+    return dg.LocalFileCodeReference(file_path=file, line_number=1, label=label)
+
+
+def sample_schema(config: DatasetConfig) -> dg.TableSchema:
+    """A sample's fields."""
+    fields = config.samples.fields or {name: [name] for name in config.samples.required}
+    required = config.samples.required
+    columns = [dg.TableColumn("__key__", "string", "what a sample's files share of their names")]
+    for name, extensions in fields.items():
+        made_of = ", ".join(f".{each}" for each in dict.fromkeys([name, *extensions]))
+        columns.append(
+            dg.TableColumn(
+                name,
+                "bytes",
+                f"from {made_of}",
+                constraints=dg.TableColumnConstraints(nullable=name not in required),
+            )
+        )
+    return dg.TableSchema(columns=columns)
 
 
 def of_listing(config: DatasetConfig, listing: Listing) -> Metadata:
@@ -92,23 +127,22 @@ def plan_digest(plan: Plan) -> str:
     return state.hexdigest()
 
 
-def of_shard(
-    storage: LocalStorage, seal: Seal, cause: str, verification: str, shown: Sequence[Thumbnail]
-) -> Metadata:
+def of_shard(storage: LocalStorage, seal: Seal, cause: str, report: ShardReport | None) -> Metadata:
     """One sealed shard, with some samples to show."""
     found: Metadata = {
         "dagster/row_count": seal.samples,
         "dagster/uri": storage.locate(path(seal.name, TAR)),
+        "cause": cause,
+        "verification": verdict(report) if report else "not verified yet",
         "samples": seal.samples,
         "members": seal.members,
+        "size": human_bytes(seal.bytes),
         "bytes": seal.bytes,
         "digest": seal.digest,
-        "cause": cause,
-        "verification": verification,
         "tar": dg.MetadataValue.path(storage.locate(path(seal.name, TAR))),
     }
-    if shown:
-        found["contact sheet"] = dg.MetadataValue.md(contact_sheet(shown))
+    if report and report.thumbnails:
+        found["contact sheet"] = dg.MetadataValue.md(contact_sheet(report.thumbnails))
     return found
 
 

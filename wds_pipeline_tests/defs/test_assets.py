@@ -44,7 +44,8 @@ def test_a_partition_repairs_its_shard(edge: Edge) -> None:
     changed = {name for name in now if now[name] != others[name]}
     assert {name.partition(".")[0] for name in changed} == {shard.name}
     event = edge.events(keys.SHARDS, result.run_id)[0]
-    assert event.metadata["cause"].value == "repair"
+    assert event.metadata["cause"].value == f"repair: the bytes of version 1 ({shard.cause})"
+    assert event.metadata["verification"].value == "passed (decode)"
     assert event.metadata["digest"].value == shard.digest
     assert "data:image/jpeg" in str(event.metadata["contact sheet"].value)
     assert status_of(edge.build())["publish"] == "skipped"
@@ -95,9 +96,31 @@ def test_damage_is_reported(edge: Edge) -> None:
     data[600] ^= 1
     path.write_bytes(data)
     message = failure_of(edge.materialize([keys.SHARD_REPORT], [shard.partition], fails=True))
-    assert "not sound: 1 shard:" in message
-    assert shard.partition in message
+    assert f"small: 1 shard failed:\n  {shard.partition}: damaged: wrong_digest" in message
     assert "small/shards" in message
+
+
+def test_of_a_range_the_sound_ones_are_done(edge: Edge) -> None:
+    """One source file cannot be read: its shard alone fails, and can be materialized again alone."""
+    edge.build()
+    chosen = [each for each in edge.registered() if each.startswith("train-")][:3]
+    shard = next(each for each in edge.project.latest().shards if each.partition == chosen[1])
+    key = seal.read_member_index(edge.project.storage, shard.name)["key"][0].as_py()
+    path = edge.project.source / f"{key}.txt"
+    times, content = path.stat(), path.read_bytes()
+    path.write_bytes(content[::-1])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    result = edge.materialize([keys.SHARDS], chosen, fails=True)
+    message = failure_of(result)
+    assert f"small: 1 shard failed; 2 other shards of this run are whole:\n  {chosen[1]}" in message
+    assert "it was published with" in message
+    assert edge.partitions(keys.SHARDS, result.run_id) == [chosen[0], chosen[2]]
+    assert edge.partitions(keys.SHARD_REPORT, result.run_id) == [chosen[0], chosen[2]]
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    again = edge.materialize([keys.SHARDS], [chosen[1]])
+    assert edge.partitions(keys.SHARDS, again.run_id) == [chosen[1]]
+    assert status_of(edge.build())["publish"] == "skipped"
 
 
 @pytest.mark.parametrize("asset", [keys.SHARD_INDEX, keys.SHARD_REPORT])
