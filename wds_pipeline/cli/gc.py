@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from wds_pipeline.dataset.retain import Garbage
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_SHOWN = 20
 _DEFAULT_GRACE = 24 * 3600
 
 
@@ -66,30 +65,15 @@ def command(config: DatasetConfig, yes: bool, grace: float, as_json: bool) -> No
 
 
 def _print(config: DatasetConfig, garbage: Garbage, freed: int | None, again: str) -> None:
-    from wds_pipeline.dataset.wording import counted, human_bytes
+    from wds_pipeline.dataset.retain_summary import describe, kept
+    from wds_pipeline.dataset.wording import human_bytes
 
-    if garbage.versions:
-        click.echo(f"versions: {', '.join(map(str, garbage.versions))}")
-    for name in garbage.shards[:_SHOWN]:
-        click.echo(f"shard: {name}")
-    if len(garbage.shards) > _SHOWN:
-        click.echo(f"… and {len(garbage.shards) - _SHOWN:,} more shards")
-    unfinished = sum("/.tmp-" in file.path or "/build-" in file.path for file in garbage.files)
-    if unfinished:
-        click.echo(f"unfinished writes: {unfinished:,}")
-    if garbage.young:
-        spared = counted(garbage.young, "shard")
-        click.echo(f"spared, for it may be a build's that is under way: {spared} (see --grace)")
-    kept = "kept: the newest version"
-    if config.retention.versions > 1:
-        kept += f" and the {config.retention.versions - 1} before it"
-    if config.retention.days:
-        kept += f", and those younger than {config.retention.days:g} days"
-    kept += f" (retention in {config.file})"
+    for line in describe(garbage, "--grace"):
+        click.echo(line)
     if not garbage.versions and not garbage.files:
-        click.echo(f"nothing to remove; {kept}")
+        click.echo(f"nothing to remove; {kept(config)}")
     elif freed is None:
-        click.echo(f"\n{human_bytes(garbage.bytes)} in shards would be freed; {kept}")
+        click.echo(f"\n{human_bytes(garbage.bytes)} in shards would be freed; {kept(config)}")
         click.echo(f"nothing was removed; do it with: wds-pipeline gc {config.name}{again} --yes")
     else:
         click.echo(f"\nremoved: {human_bytes(freed)} in shards were freed")

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wds_pipeline.cli.dataset_argument import dataset_argument, open_version, version_option
+from wds_pipeline.cli.dataset_argument import (
+    dataset_argument,
+    open_destination,
+    open_version,
+    version_option,
+)
 from wds_pipeline.cli.interrupt import interruptible
 from wds_pipeline.cli.json_output import json_option, print_json
 from wds_pipeline.cli.progress import progress_bars
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
     from wds_pipeline.config import DatasetConfig
     from wds_pipeline.dataset.audit import Audit
     from wds_pipeline.dataset.report import Report
+    from wds_pipeline.dataset.version import Manifest
 
 _SHOWN = 5  # findings of each code
 
@@ -51,7 +57,7 @@ def _share(_ctx: click.Context, _param: click.Parameter, value: str | None) -> f
 @click.option(
     "--repair",
     is_flag=True,
-    help="Have damaged shards of the newest version packed anew, by a build.",
+    help="Pack damaged shards of the newest version anew, as they were published.",
 )
 @json_option
 @click.pass_context
@@ -72,11 +78,11 @@ def command(
     """
     if repair and number is not None:
         raise click.UsageError("--repair is for the newest version; leave out --version")
-    found, version = _audit(config, number, level, sample)
+    found, manifest = _audit(config, number, level, sample)
     if repair and found.damaged:
-        _repair(config, found)
-        found, version = _audit(config, None, level, sample)
-    report = found.report
+        _repair(config, found, manifest, level)
+        found, manifest = _audit(config, None, level, sample)
+    report, version = found.report, manifest.version
     written = _write(report, output) if output is not None else []
     if as_json:
         print_json({"version": version, **_values(report)})
@@ -90,41 +96,43 @@ def command(
 
 def _audit(
     config: DatasetConfig, number: int | None, level: str | None, sample: float | None
-) -> tuple[Audit, int]:
-    from dataclasses import replace
-
+) -> tuple[Audit, Manifest]:
     from wds_pipeline.compute import open_pool
-    from wds_pipeline.dataset.audit import audit, samples_config
-    from wds_pipeline.dataset.settle import rules
+    from wds_pipeline.dataset.audit import audit, audit_rules
 
     storage, manifest = open_version(config, number)
-    wanted = replace(rules(config), extensions=dict(samples_config(config, manifest).fields or {}))
-    wanted = replace(
-        wanted,
-        level=level or wanted.level,
-        sample=wanted.sample if sample is None else sample,
-    )
+    rules = audit_rules(config, manifest, level, sample)
     compute = config.compute
-    if wanted.level == "stat":  # not worth starting processes for
+    if rules.level == "stat":  # not worth starting processes for
         compute = compute.model_copy(update={"kind": "threads"})
     with (
         interruptible("nothing was changed"),
         progress_bars() as progress,
         open_pool(compute) as pool,
     ):
-        return audit(config, storage, manifest, wanted, pool, progress), manifest.version
+        return audit(config, storage, manifest, rules, pool, progress), manifest
 
 
-def _repair(config: DatasetConfig, found: Audit) -> None:
-    from wds_pipeline.cli.build import run_build
-    from wds_pipeline.dataset.build import unseal
+def _repair(config: DatasetConfig, found: Audit, manifest: Manifest, level: str | None) -> None:
+    from wds_pipeline.compute import open_pool
+    from wds_pipeline.dataset.repair import repair, unrepaired
     from wds_pipeline.dataset.wording import counted
 
-    count = counted(unseal(config, found.damaged), "damaged shard")
-    result = run_build(config)
-    click.echo(
-        f"{count} packed anew: version {result.manifest.version} {result.status}\n", err=True
-    )
+    again = f"`wds-pipeline verify {config.name} --repair`"
+    kept = f"a shard was replaced whole or not at all; {again} finds what is left"
+    with (
+        interruptible(kept),
+        progress_bars() as progress,
+        open_pool(config.compute) as pool,
+    ):
+        storage = open_destination(config)
+        result = repair(config, storage, manifest, found.damaged, pool, level, progress)
+    if result.repaired:
+        count = counted(len(result.repaired), "damaged shard")
+        click.echo(f"{count} packed anew: version {manifest.version} repaired\n", err=True)
+    if result.failed:
+        job = f"`wds-pipeline build {config.name}`"
+        click.echo(unrepaired(config, manifest, result.failed, job) + "\n", err=True)
 
 
 def _write(report: Report, folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ Writes nothing, so that it also runs where the destination is read-only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,23 +16,24 @@ import pyarrow.compute as pc
 
 from wds_pipeline.compute import run_all
 from wds_pipeline.config import DatasetConfig, SamplesConfig
-from wds_pipeline.dataset import ledger, naming, seal, version
+from wds_pipeline.dataset import ledger, naming, seal, settle, version
 from wds_pipeline.dataset.report import Report, ShardRow, make_report
 from wds_pipeline.dataset.seal import Seal
 from wds_pipeline.dataset.settle import Progress
-from wds_pipeline.dataset.shard_report import Finding, Rules, ShardReport
+from wds_pipeline.dataset.shard_report import LEVELS, Finding, Rules, ShardReport, load_report
 from wds_pipeline.dataset.verify import read_thumbnail, verify_shard
+from wds_pipeline.dataset.verify_compare import Damage
 from wds_pipeline.dataset.version import Manifest
-from wds_pipeline.errors import VerificationError
+from wds_pipeline.errors import ConfigError, VerificationError
 from wds_pipeline.storage import LocalStorage, open_storage
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found; `damaged` are all shards that are not what was published."""
+    """What an audit found; `damaged` are all shards that are not what was published, by name."""
 
     report: Report
-    damaged: frozenset[str]
+    damaged: Mapping[str, ShardReport]
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,38 @@ class AuditJob:
     expected: pa.Table
 
 
+def audit_rules(
+    config: DatasetConfig,
+    manifest: Manifest,
+    level: str | None = None,
+    sample: float | None = None,
+) -> Rules:
+    """How a version is verified: as the dataset says, unless a level or a share of the samples to
+    decode is given; by the fields that the version was built by.
+
+    Raises ConfigError for a level or a share that is none.
+    """
+    usual = settle.rules(config)
+    level = usual.level if level is None else level
+    sample = usual.sample if sample is None else sample
+    if level not in LEVELS:
+        raise ConfigError(
+            f"{config.name}: level: found {level!r}; expected one of {', '.join(LEVELS)}"
+        )
+    if not 0 <= sample <= 1:
+        raise ConfigError(
+            f"{config.name}: sample: found {sample:g}; expected a share from 0 to 1, such as 0.1"
+        )
+    extensions = dict(samples_config(config, manifest).fields or {})
+    return Rules(level, sample, usual.max_pixels, extensions)
+
+
 def run(job: AuditJob) -> ShardReport:
     """Verifies one shard as it was published, and its seal; damage is among the findings."""
     storage = open_storage(job.destination)
     report = verify_shard(storage, job.wanted, job.rules, job.expected)
+    if not report.passed:
+        report.findings += _changed_members(storage, report)
     try:
         found = seal.read_seal(storage, job.wanted.name)
     except VerificationError as error:
@@ -68,6 +97,31 @@ def run(job: AuditJob) -> ShardReport:
     )
     report.findings.append(finding)
     return report
+
+
+def _changed_members(storage: LocalStorage, report: ShardReport) -> list[Finding]:
+    """Which members of a damaged shard have other content than when it was published: the report
+    that was made then has the digest of each."""
+    before = load_report(storage, report.name)
+    if before is None or before.digest != report.digest:
+        return []
+    columns = ("key", "field", "digest")
+    rows = zip(*(before.members[each].to_pylist() for each in columns), strict=True)
+    known = {(key, field): digest for key, field, digest in rows if digest is not None}
+    damage = Damage(report.name, storage.locate(seal.path(report.name, seal.TAR)))
+    for key, field, digest in zip(
+        *(report.members[each].to_pylist() for each in columns), strict=True
+    ):
+        published = known.get((key, field), digest)
+        if digest is not None and digest != published:
+            damage.add(
+                "wrong_content",
+                f"{key}.{field}: its content has the digest xxh3-128:{digest.hex()}; it was "
+                f"published with xxh3-128:{published.hex()}",
+                key,
+                field,
+            )
+    return damage.findings()
 
 
 def audit(
@@ -117,7 +171,7 @@ def audit(
         picture=lambda shard, key: read_thumbnail(storage, rules, shard, key),
         about=f"version {manifest.version} of {manifest.created}",
     )
-    return Audit(whole, frozenset(each.name for each in reports if not each.passed))
+    return Audit(whole, {each.name: each for each in reports if not each.passed})
 
 
 def samples_config(config: DatasetConfig, manifest: Manifest) -> SamplesConfig:
@@ -128,8 +182,12 @@ def samples_config(config: DatasetConfig, manifest: Manifest) -> SamplesConfig:
         return config.samples
 
 
-def expected_members(storage: LocalStorage, manifest: Manifest) -> dict[str, pa.Table]:
+def expected_members(
+    storage: LocalStorage, manifest: Manifest, more: Sequence[str] = ()
+) -> dict[str, pa.Table]:
     """By partition, the members (name, size) that the version's ledger and inventory say, in order.
+
+    `more` are columns of the inventory that are wanted too.
 
     Raises VersionError, VerificationError when these cannot be read or do not fit the manifest.
     """
@@ -143,7 +201,8 @@ def expected_members(storage: LocalStorage, manifest: Manifest) -> dict[str, pa.
     order = np.lexsort((pc.rank(fields, tiebreaker="dense").to_numpy(), row))
     dot = pa.scalar(".", pa.large_string())
     names = pc.binary_join_element_wise(files["key"], fields.cast(pa.large_string()), dot)
-    members = pa.table({"name": names, "size": files["size"]}).take(pa.array(order))
+    columns = {"name": names, "size": files["size"], **{each: files[each] for each in more}}
+    members = pa.table(columns).take(pa.array(order))
     found = dict(_by_partition(places, members, row[order]))
     wanted = {shard.partition for shard in manifest.shards}
     if found.keys() != wanted:

@@ -116,7 +116,7 @@ def pack(
             raise VerificationError(
                 f"{destination.locate(where)}: missing or damaged, and packed anew it would have the "
                 f"digest {found}; it was published with {published}. A source file has other bytes "
-                "but its old size and time: touch it, or set source.fingerprint: content"
+                "but its old size and time: touch it and build, or set source.fingerprint: content"
             )
     if published:  # a repair is read back; other builds may already have read back a new shard
         destination.delete(seal.path(recipe.name, seal.REPORT))

@@ -32,7 +32,7 @@ def _error(event: dg.DagsterEvent | None) -> str | None:
         return None  # said before
     error = getattr(data, "error", None)
     if error is not None and error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
-        return "interrupted; the shards sealed so far are kept, and the next run goes on from them"
+        return "interrupted; what is sealed is kept, and the next run goes on from it"
     return error.to_string() if error else None
 
 

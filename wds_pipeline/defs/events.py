@@ -4,9 +4,9 @@
 the schema for each), several times the packing of a small shard. Here hundreds go into one
 transaction: 0.5 ms each. The rows are the same, which a test holds.
 
-Postgres and other storages have a batch call of their own, `EventLogStorage.store_event_batch`. For
-SQLite, which has none, its parts are used. Where a release of Dagster lacks these, each is logged
-by itself.
+Postgres has a batch call of its own, `EventLogStorage.store_event_batch`; it is told of one asset at a
+time, for it notes only the last event's asset in the table of assets. SQLite has none: its parts are
+used. Where a release of Dagster lacks these, each is logged by itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 import sqlalchemy
@@ -22,7 +22,7 @@ from dagster import DagsterEvent, DagsterEventType, EventLogEntry
 
 try:
     from dagster._core.events import StepMaterializationData
-    from dagster._core.storage.event_log import SqliteEventLogStorage
+    from dagster._core.storage.event_log import EventLogStorage, SqliteEventLogStorage
 except ImportError:  # another release of Dagster
     SqliteEventLogStorage = None  # type: ignore[assignment,misc]
 
@@ -39,19 +39,36 @@ _CHUNK = 100  # rows of a statement: SQLite may allow no more than 999 values
 def log_materializations(
     context: dg.OpExecutionContext, materializations: Sequence[dg.AssetMaterialization]
 ) -> None:
-    """Logs materializations as `context.log_event` does, but to the instance alone, not the console."""
+    """Logs materializations as `context.log_event` does, but to the instance alone, not the console.
+
+    On Postgres the run's log has them asset by asset, each asset's in the order given; an asset comes
+    where its first one stands, so what is made of others still comes after them.
+    """
     storage = context.instance.event_log_storage
     if SqliteEventLogStorage is None or not all(hasattr(storage, part) for part in _PARTS):
         for each in materializations:
             context.log_event(each)
-        return
-    entries = [_entry(context, each) for each in materializations]
-    for start in range(0, len(entries), _CHUNK):
-        chunk = entries[start : start + _CHUNK]
-        if isinstance(storage, SqliteEventLogStorage):
-            _store(storage, chunk)
-        else:
-            storage.store_event_batch(chunk)
+    elif isinstance(storage, SqliteEventLogStorage):
+        for chunk in _chunks(materializations):
+            _store(storage, [_entry(context, each) for each in chunk])
+    elif (
+        type(storage).store_event_batch is EventLogStorage.store_event_batch
+    ):  # one by one, as here
+        storage.store_event_batch([_entry(context, each) for each in materializations])
+    else:
+        by_asset: dict[dg.AssetKey, list[dg.AssetMaterialization]] = {}
+        for each in materializations:
+            by_asset.setdefault(each.asset_key, []).append(each)
+        for of_one in by_asset.values():
+            for chunk in _chunks(of_one):
+                storage.store_event_batch([_entry(context, each) for each in chunk])
+
+
+def _chunks(
+    materializations: Sequence[dg.AssetMaterialization],
+) -> Iterator[Sequence[dg.AssetMaterialization]]:
+    for start in range(0, len(materializations), _CHUNK):
+        yield materializations[start : start + _CHUNK]
 
 
 def _entry(

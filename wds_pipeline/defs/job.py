@@ -17,7 +17,7 @@ from wds_pipeline.dataset import seal, settle
 from wds_pipeline.dataset.build import BuildResult
 from wds_pipeline.dataset.plan import ShardPlan, check_policies
 from wds_pipeline.dataset.wording import counted, human_bytes
-from wds_pipeline.defs import catalogue, console, keys
+from wds_pipeline.defs import catalogue, checks, console, keys
 from wds_pipeline.defs.session import Options, Session, session_resource
 from wds_pipeline.defs.summary import print_summary
 
@@ -95,16 +95,18 @@ def plan(
     session = _session(context)
     config, build = session.config, session.build
     options = Options(**context.op_config)
-    with session.step(context):
+    with session.step(context), checks.watching(context, session) as watch:
         newest = build.newest_if_current(session.listing) if options == Options() else None
         if newest is not None:
             catalogue.log_version(context, config, build.destination, newest)
+            watch.unchanged(newest)
             result = BuildResult("unchanged", newest)
             context.log.info(f"nothing changed since version {newest.version}")
             print_summary(config, build.destination, result)
             return
         prepare(config.compute)
         draft = session.draft(options)
+        watch.candidate(draft.plan)
         check_policies(draft.plan, config)
         missing = build.unsealed(draft.plan)
         settle.check_space(config, sum(shard.bytes for shard in missing))
@@ -173,9 +175,10 @@ def verify(context: dg.OpExecutionContext, batch: Batch) -> Batch:
     out=dg.Out(int, is_required=False, description="The version."),
 )
 def publish(context: dg.OpExecutionContext, options: Options, done: list[Batch]) -> int:
-    """Packs anew what had to be changed (samples that do not decode), and commits the version."""
+    """Packs anew what had to be changed (samples that do not decode), evaluates the asset checks, and
+    commits the version if no blocking one failed."""
     session = _session(context)
-    with session.step(context):
+    with session.step(context), checks.watching(context, session) as watch:
         config, build = session.config, session.build
         packed = frozenset(name for batch in done for name in batch.names)
         logged = frozenset(name for batch in done for name in batch.logged)
@@ -186,6 +189,7 @@ def publish(context: dg.OpExecutionContext, options: Options, done: list[Batch])
         if result.status != "published":
             rebuilt = set(packed)
         catalogue.log_version(context, config, build.destination, manifest, rebuilt, logged)
+        watch.done(result)
     for warning in result.warnings:
         context.log.warning(warning)
     context.log.info(f"version {manifest.version} {result.status}")
@@ -193,10 +197,16 @@ def publish(context: dg.OpExecutionContext, options: Options, done: list[Batch])
     return manifest.version
 
 
-@dg.graph
-def build_graph() -> None:
-    prepared = plan(scan())
-    publish(prepared.options, prepared.batches.map(lambda batch: verify(pack(batch))).collect())
+def build_graph(config: DatasetConfig, name: str) -> dg.GraphDefinition:
+    """The steps of a build of one dataset, in the dataset's pool, for the job of this name."""
+    pooled = scan.tag({"dagster/concurrency_key": keys.pool(config.name)})
+
+    @dg.graph(name=name)
+    def graph() -> None:
+        prepared = plan(pooled())
+        publish(prepared.options, prepared.batches.map(lambda batch: verify(pack(batch))).collect())
+
+    return graph
 
 
 def build_job(config: DatasetConfig) -> dg.JobDefinition:
@@ -206,8 +216,9 @@ def build_job(config: DatasetConfig) -> dg.JobDefinition:
     def options(values: dict[str, bool]) -> dict[str, object]:
         return {"ops": {"plan": {"config": values}}, "loggers": {console.NAME: {}}}
 
-    return build_graph.to_job(
-        name=keys.job_name(config.name),
+    name = keys.job_name(config.name)
+    return build_graph(config, name).to_job(
+        name=name,
         description=(
             f"{config.description or f'The dataset {config.name}.'} Scans the source, packs what "
             "changed, verifies it, publishes a version. Finds nothing to do when nothing changed; "

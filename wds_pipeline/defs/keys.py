@@ -12,6 +12,11 @@ SHARD_REPORT = "shard_report"
 PUBLISHED_VERSION = "published_version"
 
 DATASET_TAG = "wds_pipeline/dataset"  # on runs; dagster.yaml limits by it
+# On runs that the source's sensor launched: a digest of the source and the configuration as they were,
+# the newest version at that time (0: none), and what had changed, for people.
+SOURCE_TAG = "wds_pipeline/source"
+AFTER_VERSION_TAG = "wds_pipeline/after_version"
+WHY_TAG = "wds_pipeline/why"
 
 
 def asset_key(dataset: str, asset: str) -> dg.AssetKey:
@@ -52,6 +57,11 @@ def repack_job_name(dataset: str) -> str:
 def schedule_name(job: str) -> str:
     """The name of the schedule that starts a job."""
     return f"{job}_schedule"
+
+
+def source_sensor_name(dataset: str) -> str:
+    """The name of the sensor that builds a dataset when its source changed."""
+    return f"{dataset}_source_sensor"
 
 
 def session_key(dataset: str) -> str:

@@ -12,9 +12,12 @@ from wds_pipeline.config_file import ENVIRONMENT_VARIABLE, datasets_folder
 from wds_pipeline.defs import keys
 from wds_pipeline.defs.alerts import Alert, build_alerts
 from wds_pipeline.defs.assets import build_assets
+from wds_pipeline.defs.checks import build_checks
 from wds_pipeline.defs.job import build_job
-from wds_pipeline.defs.schedules import build_schedule
+from wds_pipeline.defs.schedules import build_schedules
 from wds_pipeline.defs.session import session_resource
+from wds_pipeline.defs.source_sensor import build_source_sensor
+from wds_pipeline.defs.upkeep import build_upkeep_jobs
 from wds_pipeline.errors import ConfigError
 
 
@@ -22,7 +25,7 @@ def build_defs(
     configs: Mapping[str, DatasetConfig] | Iterable[DatasetConfig],
     on_failure: Alert | None = None,
 ) -> dg.Definitions:
-    """The assets, jobs, schedules and sensors of these datasets, for a code location of your own:
+    """The assets, checks, jobs, schedules and sensors of these datasets, for a code location of your own:
     `dg.Definitions.merge(build_defs(load_configs()), yours)`.
 
     `on_failure` is called with a `FailedRun` for datasets whose file names no callable of its own.
@@ -35,20 +38,31 @@ def build_defs(
             f"{datasets_folder().absolute()}: no dataset; expected YAML files there. Make one with "
             f"`wds-pipeline init SOURCE DESTINATION`, or set {ENVIRONMENT_VARIABLE}"
         )
-    jobs = {config.name: build_job(config) for config in datasets}
-    assets = []
+    parts = [_dataset(config) for config in datasets]
+    alerts = build_alerts(datasets, on_failure)
+    return dg.Definitions.merge(
+        *parts,
+        dg.Definitions(
+            sensors=[alerts] if alerts else [],
+            # Steps are many and short; the work is done by the session's workers.
+            executor=dg.in_process_executor,
+        ),
+    )
+
+
+def _dataset(config: DatasetConfig) -> dg.Definitions:
+    """One dataset's part."""
+    build = build_job(config)
+    jobs = [build, *build_upkeep_jobs(config)]
+    sensor = build_source_sensor(config, build)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # of `backfill_policy`, since years
-        for config in datasets:
-            assets += build_assets(config)
-    alerts = build_alerts(datasets, on_failure)
-    schedules = (build_schedule(config, jobs[config.name]) for config in datasets)
+        assets = build_assets(config)
     return dg.Definitions(
         assets=assets,
-        jobs=list(jobs.values()),
-        schedules=[each for each in schedules if each is not None],
-        sensors=[alerts] if alerts else [],
-        resources={keys.session_key(each.name): session_resource(each) for each in datasets},
-        # Steps are many and short; the work is done by the session's workers.
-        executor=dg.in_process_executor,
+        asset_checks=build_checks(config),
+        jobs=jobs,
+        schedules=build_schedules(config, {job.name: job for job in jobs}),
+        sensors=[sensor] if sensor else [],
+        resources={keys.session_key(config.name): session_resource(config)},
     )

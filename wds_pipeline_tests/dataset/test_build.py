@@ -283,7 +283,7 @@ def test_content_that_changed_behind_its_time_is_caught_on_repair(
     (built.destination / shard.path).unlink()
     also(built)
     for _ in range(2):  # and it stays so: no wrong bytes are ever stored under the old name
-        with pytest.raises(VerificationError, match=r"published with.*touch it, or set"):
+        with pytest.raises(VerificationError, match=r"published with.*touch it and build, or set"):
             built.build()
         assert not (built.destination / shard.path).exists()
         assert version.list_versions(built.storage) == [1]

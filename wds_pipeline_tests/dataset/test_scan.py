@@ -13,6 +13,7 @@ import pytest
 
 from wds_pipeline.config import SourceConfig
 from wds_pipeline.dataset import scan as module
+from wds_pipeline.dataset import walk
 from wds_pipeline.dataset.scan import LISTING, Listing, scan
 from wds_pipeline.errors import SourceError
 from wds_pipeline.storage import CONTENT, LocalStorage
@@ -411,13 +412,13 @@ def test_unreadable_contents(raw: Path, unprivileged: Callable[[Callable[[], Any
 def test_a_file_that_vanishes_while_its_folder_is_listed(
     raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = module._entry_name
+    names = walk._entry_name
 
     def delete(entry: Any) -> Any:
         (raw / "b.jpg").unlink(missing_ok=True)
         return names(entry)
 
-    monkeypatch.setattr(module, "_entry_name", delete)
+    monkeypatch.setattr(walk, "_entry_name", delete)
     assert "b.jpg" not in paths(raw)
     assert len(paths(raw)) == 6
 

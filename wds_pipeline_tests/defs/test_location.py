@@ -47,20 +47,6 @@ def test_several_datasets_side_by_side() -> None:
         assert defs.resolve_job_def(f"{name}_build").tags[keys.DATASET_TAG] == name
 
 
-def test_schedule() -> None:
-    defs = build_defs([config("one"), config("two", schedule="0 3 * * *")])
-    (schedule,) = defs.schedules or []
-    assert isinstance(schedule, dg.ScheduleDefinition)
-    assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 3 * * *", "UTC")
-    assert schedule.job_name == "two_build"
-    assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
-
-
-def test_bad_schedule() -> None:
-    with pytest.raises(ConfigError, match=r"one: schedule: found '99 3 \* \* \*'; expected a cron"):
-        build_defs([config("one", schedule="99 3 * * *")])
-
-
 def test_no_dataset() -> None:
     with pytest.raises(ConfigError, match="no dataset; expected YAML files there"):
         build_defs({})

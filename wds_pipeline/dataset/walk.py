@@ -1,0 +1,334 @@
+"""The walk over a source's folders: which files are taken, in which order, and where it can go on.
+
+Folder by folder: a folder's files sorted by name, then its folders, sorted by name. `scan` goes all
+the way; `watch` goes a part of it at a time. What is left out (hidden files, links that leave the
+source, editors' droppings) is counted, with examples.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from bisect import bisect_right
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Literal, NamedTuple
+
+from fsspec.utils import glob_translate
+
+from wds_pipeline.config import SourceConfig
+from wds_pipeline.dataset.listing import Rows, printable_path
+from wds_pipeline.errors import SourceError
+from wds_pipeline.storage import LocalStorage
+
+SKIPPED = {
+    "hidden": "the name begins with a dot (a folder counts once)",
+    "apple_double": "an AppleDouble file (._name), which macOS leaves on other filesystems",
+    "system_file": "an index that a file manager leaves (Thumbs.db, desktop.ini)",
+    "editor_file": "a backup, lock or swap file of an editor",
+    "unfinished_file": "a download or copy under way (.part, .tmp, .crdownload)",
+    "excluded": "not in source.include, or in source.exclude (a folder that is left out counts once)",
+    "symlink": "a symbolic link; source.follow_symlinks is never",
+    "symlink_outside": "a symbolic link that leaves the source; source.follow_symlinks: always follows",
+    "symlink_broken": "a symbolic link to nothing",
+    "symlink_loop": "a symbolic link to a folder that it lies in",
+    "special_file": "a pipe, socket or device",
+}
+_EXAMPLES = 5
+_SYSTEM = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
+_EDITOR = re.compile(r".*~$|#.*#$|~\$.*|.*\.sw[op]$", re.DOTALL)
+_UNFINISHED = re.compile(r".*\.(part|partial|tmp|crdownload)$", re.DOTALL)
+# A quick test for names that `_why_junk` has to look at.
+_JUNK_STARTS = ".~#"
+_JUNK_ENDS = (
+    "~",
+    ".swp",
+    ".swo",
+    ".part",
+    ".partial",
+    ".tmp",
+    ".crdownload",
+    ".db",
+    ".ini",
+    ".DB",
+    ".INI",
+)
+_entry_name = attrgetter("name")
+
+Step = Literal["all", "files", "folders"]
+_STRIDE = 64  # entries between two looks at the clock
+
+
+class Position(NamedTuple):
+    """Where a walk goes on: in this folder (`""`, `a/b/`), behind the name `after`. Left to do are its
+    files, and then its folders; or only its folders; or all of it at once, as at its beginning."""
+
+    folder: str
+    step: Step = "all"
+    after: str = ""
+
+
+class _Visit(NamedTuple):
+    """A position on the stack, with the folders that were entered through links: to notice a circle."""
+
+    at: Position
+    through: tuple[str, ...]
+
+
+class Walk:
+    """A walk over a source, step by step; what it takes is in `rows`.
+
+    With `lenient`, a folder that vanished since its parent was listed is passed over. Without, it is
+    an error as any folder that cannot be read: so an unmounted disk never looks like deleted files.
+    """
+
+    def __init__(
+        self, source: LocalStorage, config: SourceConfig, dataset: str, *, lenient: bool = False
+    ) -> None:
+        self.url = source.url
+        self.root = os.path.join(source.locate(""), "")
+        self.real_root = os.path.realpath(self.root)
+        self.dataset = dataset
+        self.lenient = lenient
+        self.follow = config.follow_symlinks
+        self.wanted = _glob_filter(config.include, config.exclude)
+        self.leaves = _folder_filter(config.exclude)
+        self.rows = Rows()
+        self.skipped: dict[str, int] = {}
+        self.examples: dict[str, list[str]] = {}
+        self.unreadable: list[str] = []
+        self._stack = [_Visit(Position(""), (self.real_root,))]
+
+    @property
+    def position(self) -> Position | None:
+        """Where the next step goes on; None at the end."""
+        return self._stack[-1].at if self._stack else None
+
+    def go_to(self, position: Position) -> None:
+        """Goes on where another walk over the same source stopped. Where its folder, or one above,
+        is gone, with what would have come after that."""
+        self._stack = []
+        folder = ""
+        through: tuple[str, ...] = (self.real_root,)
+        for name in position.folder.split("/")[:-1]:
+            self._stack.append(_Visit(Position(folder, "folders", name), through))
+            path = folder + name
+            chain = self._link(path, through) if os.path.islink(self.root + path) else through
+            if chain is None or not os.path.isdir(self.root + path):
+                return
+            folder, through = path + "/", chain
+        self._stack.append(_Visit(position, through))
+
+    def step(self, over: Callable[[], bool] | None = None) -> None:
+        """Walks the next folder, or a piece of it: until `over` says so, but never so short that
+        walks of such steps would not come to their end."""
+        visit = self._stack.pop()
+        at, through = visit.at, visit.through
+        folders: list[_Visit] = []
+        cut = self._folder(visit, folders, over)
+        self.rows.end_folder()
+        if at.step == "folders":
+            if cut is not None:
+                self._stack.append(_Visit(Position(at.folder, "folders", cut), through))
+            self._stack.extend(reversed(folders))
+        elif cut is not None:
+            self._stack.append(_Visit(Position(at.folder, "files", cut), through))
+        elif at.step == "files":
+            self._stack.append(_Visit(Position(at.folder, "folders"), through))
+        else:
+            self._stack.extend(reversed(folders))
+
+    def check(self) -> None:
+        """Raises SourceError if folders or files could not be read so far."""
+        if self.unreadable:
+            shown = "\n  ".join(self.unreadable[:20])
+            more = len(self.unreadable) - 20
+            raise SourceError(
+                f"{self.dataset}: source.url: {len(self.unreadable)} folders or files cannot be "
+                f"read:\n  {shown}{f'{chr(10)}  and {more} more' if more > 0 else ''}\n"
+                "Give this user the right to read them, or leave them out with source.exclude"
+            )
+
+    def check_root(self) -> os.stat_result:
+        """The facts of the source's folder. Raises SourceError if it is none."""
+        if not os.path.isdir(self.root):
+            found = "a file" if os.path.exists(self.real_root) else "nothing"
+            raise SourceError(
+                f"{self.dataset}: source.url: {self.root}: found {found}; expected a folder with "
+                "raw files; check the path, or mount it"
+            )
+        return os.stat(self.root)
+
+    def check_any(self, files: int) -> None:
+        """Raises SourceError if there are no files at the walk's end."""
+        if not files:
+            left_out = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
+            raise SourceError(
+                f"{self.dataset}: source.url: {self.url}: no file to take"
+                f"{f' (left out: {left_out})' if left_out else ''}; "
+                "expected raw files there; check source.url, source.include and source.exclude"
+            )
+
+    def _folder(
+        self, visit: _Visit, folders: list[_Visit], over: Callable[[], bool] | None
+    ) -> str | None:
+        """Takes one folder's files, and its folders into `folders`, sorted; returns the name behind
+        which to go on if it stopped before the end."""
+        at = visit.at
+        descriptor = None
+        try:
+            # Through a descriptor, each stat resolves one name and not the whole path.
+            descriptor = os.open(self.root + at.folder, os.O_RDONLY | os.O_DIRECTORY)
+            with os.scandir(descriptor) as entries:
+                ordered = sorted(entries, key=_entry_name)
+            if at.after:
+                del ordered[: bisect_right(ordered, at.after, key=_entry_name)]
+            stride = len(ordered) or 1 if over is None else _STRIDE
+            for start in range(0, len(ordered), stride):
+                if start and over is not None and over():
+                    if at.step == "folders":
+                        return str(ordered[start - 1].name)
+                    count = len(self.rows.paths)
+                    if self.rows.drop_begun_part():
+                        dropped = count - len(self.rows.paths)
+                        last = self.rows.paths[-1].rpartition("/")[2] if dropped else None
+                        return last or str(ordered[start - 1].name)
+                self._take(visit, ordered[start : start + stride], folders)
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+            if not (gone and self.lenient and descriptor is None and at.folder):
+                inner = error.filename if isinstance(error.filename, str) else ""
+                where = os.path.join(self.root + at.folder, inner).rstrip("/")
+                self.unreadable.append(f"{printable_path(where)}: {error.strerror}")
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+        return None
+
+    def _take(self, visit: _Visit, entries: list[os.DirEntry[str]], folders: list[_Visit]) -> None:
+        folder, through = visit.at.folder, visit.through
+        files = visit.at.step != "folders"
+        wanted = self.wanted
+        add_path, add_size = self.rows.paths.append, self.rows.sizes.append
+        add_time = self.rows.times.append
+        for entry in entries:
+            name = entry.name
+            path = folder + name
+            if (name[0] in _JUNK_STARTS or name.endswith(_JUNK_ENDS)) and (
+                reason := _why_junk(name)
+            ):
+                self._skip(reason, path)
+                continue
+            chain = self._link(path, through) if entry.is_symlink() else through
+            if chain is None:
+                continue
+            if entry.is_dir():
+                if self.leaves(path + "/"):
+                    self._skip("excluded", path)
+                else:
+                    folders.append(_Visit(Position(path + "/"), chain))
+            elif not files:
+                pass
+            elif wanted is not None and not wanted(path):
+                self._skip("excluded", path)
+            else:
+                try:
+                    found = entry.stat()
+                except FileNotFoundError:  # deleted since the folder was listed
+                    continue
+                if stat.S_ISREG(found.st_mode):
+                    add_path(path)
+                    add_size(found.st_size)
+                    add_time(found.st_mtime_ns)
+                else:
+                    self._skip("special_file", path)
+
+    def _link(self, path: str, through: tuple[str, ...]) -> tuple[str, ...] | None:
+        """The folders entered so far when a link is to be followed; None when it is left out."""
+        target = os.path.realpath(self.root + path)
+        parent = os.path.realpath(os.path.dirname(self.root + path))
+        outside = not _within(target, self.real_root) and self.follow != "always"
+        if self.follow == "never":
+            self._skip("symlink", path)
+        elif _is_broken(self.root + path):
+            self._skip("symlink_broken", path)
+        elif outside:
+            self._skip("symlink_outside", path)
+        elif not os.path.isdir(target):
+            return through
+        elif any(_within(each, target) for each in (*through, parent)):
+            self._skip("symlink_loop", path)
+        else:
+            return (*through, parent, target)
+        return None
+
+    def _skip(self, reason: str, path: str) -> None:
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < _EXAMPLES:
+            examples.append(printable_path(path))
+
+
+def _is_broken(link: str) -> bool:
+    """Whether a link leads to nothing. One whose end may not be seen is an error to come."""
+    try:
+        os.stat(link)
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+    return False
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(os.path.join(folder, ""))
+
+
+def _why_junk(name: str) -> str | None:
+    lower = name.lower()
+    if name.startswith("._"):
+        return "apple_double"
+    if lower in _SYSTEM:
+        return "system_file"
+    if _EDITOR.match(name):
+        return "editor_file"
+    if name.startswith("."):
+        return "hidden"
+    if _UNFINISHED.match(name):
+        return "unfinished_file"
+    return None
+
+
+def _glob_filter(include: list[str], exclude: list[str]) -> Callable[[str], bool] | None:
+    """A path's test, or None when every path passes."""
+    takes = [_glob(each) for pattern in include for each in _alternatives(pattern)]
+    leaves = [_glob(each) for pattern in exclude for each in _alternatives(pattern)]
+    if not leaves and any(each in ("**", "**/*") for each in include):
+        return None
+    return lambda path: (
+        any(each.match(path) for each in takes) and not any(each.match(path) for each in leaves)
+    )
+
+
+def _folder_filter(exclude: list[str]) -> Callable[[str], bool]:
+    """A test for folders (`a/b/`) of which nothing is wanted: they need not even be readable."""
+    whole = [each for pattern in exclude for each in _alternatives(pattern)]
+    leaves = [_glob(each) for each in whole if each.endswith(("/", "**"))]
+    return lambda folder: any(each.match(folder) for each in leaves)
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """`*.{jpg,png}` → `*.jpg`, `*.png`."""
+    braces = re.search(r"\{([^{}]*,[^{}]*)\}", pattern)
+    if braces is None:
+        return [pattern]
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
+    parts = braces.group(1).split(",")
+    return [each for part in parts for each in _alternatives(before + part + after)]
+
+
+def _glob(pattern: str) -> re.Pattern[str]:
+    pattern = pattern.removeprefix("./")
+    if pattern.endswith("/"):
+        pattern += "**"  # a folder means what is in it
+    return re.compile(glob_translate(pattern))

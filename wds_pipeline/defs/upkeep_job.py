@@ -1,0 +1,103 @@
+"""What the jobs that look after a published version have in common: one op each, and the session."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import dagster as dg
+
+from wds_pipeline.config import DatasetConfig
+from wds_pipeline.dataset import version
+from wds_pipeline.dataset.settle import Progress
+from wds_pipeline.dataset.version import Manifest
+from wds_pipeline.dataset.wording import human_bytes
+from wds_pipeline.defs import console, keys
+from wds_pipeline.defs.session import Session, session_resource
+from wds_pipeline.storage import LocalStorage
+
+_SECONDS = 30.0  # between two lines of progress: each is an event, which is stored for ever
+
+
+def choice(values: Mapping[str, str]) -> dg.Enum:
+    """A config value that is one of these, each with its description. What Dagster says of another
+    one has the type's name and no more, so that is all of them."""
+    return dg.Enum(
+        f"({', '.join(values)})",
+        [dg.EnumValue(value, description=text) for value, text in values.items()],
+    )
+
+
+LEVEL = choice(
+    {
+        "stat": "Every shard is there, in its size.",
+        "digest": "And in its bytes.",
+        "samples": "And its members are those that were planned.",
+        "decode": "And images, json, text and arrays decode.",
+    }
+)
+
+
+def upkeep_job(
+    config: DatasetConfig,
+    work: Callable[[dg.OpExecutionContext], None],
+    name: str,
+    description: str,
+    schema: Mapping[str, dg.Field],
+) -> dg.JobDefinition:
+    """The job of one op, whose config is all that a user fills in."""
+    step = work.__name__
+    op = dg.op(
+        name=f"{config.name}_{step}",  # of each dataset its own, for the sake of the pool
+        required_resource_keys={"session"},
+        config_schema=dict,  # is what `values` hands on, checked
+        pool=keys.pool(config.name),
+    )(work)
+
+    @dg.config_mapping(config_schema=dict(schema))
+    def values(given: dict[str, object]) -> dict[str, object]:
+        return {"ops": {step: {"config": given}}, "loggers": {console.NAME: {}}}
+
+    graph = dg.GraphDefinition(
+        name=name,
+        node_defs=[op],
+        dependencies={dg.NodeInvocation(op.name, alias=step): {}},
+    )
+    return graph.to_job(
+        name=name,
+        description=description,
+        resource_defs={"session": session_resource(config)},
+        config=values,
+        executor_def=dg.in_process_executor,
+        logger_defs={console.NAME: console.console},
+        tags={keys.DATASET_TAG: config.name},
+        metadata={"destination": config.destination_url},
+    )
+
+
+def session_of(context: dg.OpExecutionContext) -> Session:
+    """The run's session."""
+    found: Session = context.resources.session
+    return found
+
+
+def published(session: Session, number: int | None = None) -> tuple[LocalStorage, Manifest]:
+    """A published version, or the newest. Raises DestinationError, VersionError."""
+    storage, name = session.build.destination, session.config.name
+    version.check_marker(storage, name)
+    return storage, version.read(storage, number, name)
+
+
+def progress_lines(context: dg.OpExecutionContext, seconds: float = _SECONDS) -> Progress:
+    """Says in the run's log how far the work is, so many seconds after it said so last."""
+    last = time.monotonic()
+
+    def say(what: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= seconds and done < total:
+            last = now
+            share = done / total
+            context.log.info(
+                f"{what}: {human_bytes(done)} of {human_bytes(total)} done ({share:.0%})"
+            )
+
+    return say
