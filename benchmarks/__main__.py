@@ -19,7 +19,10 @@ from types import FrameType
 from benchmarks.corpus import CORPORA, quick
 from benchmarks.measure import HERE, Section, Settings
 
-_NAMES = ("pack", "scan", "noop", "incremental", "build", "scale", "dagster_cost")
+_NAMES = (
+    *("pack", "scan", "watch", "noop", "incremental", "build", "scale"),
+    *("dagster_cost", "dagster_ui"),
+)
 _MEMORY = Path("/dev/shm")
 
 
@@ -75,7 +78,7 @@ def _options() -> argparse.Namespace:
 
 def _needed(names: list[str], corpora: tuple[str, ...], small: bool) -> int:
     """Bytes: the corpora that stay, and the largest output."""
-    needed = 1_500_000_000 if {"scan", "noop", "incremental"} & set(names) else 500_000_000
+    needed = 1_500_000_000 if {"scan", "watch", "noop", "incremental"} & set(names) else 500_000_000
     if small:
         needed //= 3
     chosen = [CORPORA[name] for name in corpora]

@@ -7,7 +7,7 @@ each looks at what is stored, and none relies on the one before having run in th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -436,20 +436,6 @@ def build(
     draft = work.plan(listing, repack=repack, resplit=resplit)
     with open_pool(config.compute) as pool:
         return work.finish(draft, pool)
-
-
-def unseal(config: DatasetConfig, names: Collection[str]) -> int:
-    """Takes the seals off shards of the newest version that were found damaged, so that the next
-    build packs them anew; returns how many there were.
-
-    Raises DestinationError.
-    """
-    work = Build(config)
-    newest = work.newest()
-    held = [shard.name for shard in newest.shards if shard.name in names] if newest else []
-    for name in held:
-        work.destination.delete(seal.path(name, seal.SEAL))
-    return len(held)
 
 
 def _refuse_nesting(source: LocalStorage, destination: LocalStorage, dataset: str) -> None:

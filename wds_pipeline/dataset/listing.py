@@ -26,7 +26,7 @@ LISTING = pa.schema(
 # would cost a tenth of the scan; much larger ones would be lost when a look ends within a folder.
 PART = 256
 NOTHING = bytes(16)  # the digest's state before the first part
-_PARTS_AT_ONCE = 4_096
+_PARTS_AT_ONCE = 256
 _END = pa.scalar("\0", pa.large_string())
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -182,7 +183,17 @@ def make_plan(
     )
 
 
-def check_policies(plan: Plan, config: DatasetConfig) -> None:
+class Quarantined(Protocol):
+    """A plan, or what is left of one: tables by `ledger.LEDGER` and `ledger.QUARANTINE`."""
+
+    @property
+    def ledger(self) -> pa.Table: ...
+
+    @property
+    def quarantine(self) -> pa.Table: ...
+
+
+def check_policies(plan: Quarantined, config: DatasetConfig) -> None:
     """Raises DataError when a sample breaks a rule whose policy is `error`, or too many are left out.
 
     The message names the reasons, how many samples each has, and the first of them.

@@ -58,7 +58,7 @@ _JUNK_ENDS = (
 _entry_name = attrgetter("name")
 
 Step = Literal["all", "files", "folders"]
-_STRIDE = 64  # entries between two looks at the clock
+_STRIDE = 128  # entries between two looks at the clock
 
 
 class Position(NamedTuple):
@@ -181,21 +181,25 @@ class Walk:
         try:
             # Through a descriptor, each stat resolves one name and not the whole path.
             descriptor = os.open(self.root + at.folder, os.O_RDONLY | os.O_DIRECTORY)
-            with os.scandir(descriptor) as entries:
-                ordered = sorted(entries, key=_entry_name)
+            with os.scandir(descriptor) as found:
+                ordered = sorted(found, key=_entry_name)
             if at.after:
                 del ordered[: bisect_right(ordered, at.after, key=_entry_name)]
-            stride = len(ordered) or 1 if over is None else _STRIDE
-            for start in range(0, len(ordered), stride):
-                if start and over is not None and over():
+            # From the end, so that entries can go when they are done with: each holds its file's facts.
+            ordered.reverse()
+            last = ""
+            while ordered:
+                if last and over is not None and over():
                     if at.step == "folders":
-                        return str(ordered[start - 1].name)
+                        return last
                     count = len(self.rows.paths)
                     if self.rows.drop_begun_part():
                         dropped = count - len(self.rows.paths)
-                        last = self.rows.paths[-1].rpartition("/")[2] if dropped else None
-                        return last or str(ordered[start - 1].name)
-                self._take(visit, ordered[start : start + stride], folders)
+                        return self.rows.paths[-1].rpartition("/")[2] if dropped else last
+                entries = ordered[: -_STRIDE - 1 : -1]
+                del ordered[-_STRIDE:]
+                self._take(visit, entries, folders)
+                last = entries[-1].name
         except OSError as error:
             gone = isinstance(error, FileNotFoundError | NotADirectoryError)
             if not (gone and self.lenient and descriptor is None and at.folder):

@@ -30,7 +30,7 @@ from wds_pipeline.dataset.rebuild import Rebuilt
 from wds_pipeline.dataset.seal import Seal
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.dataset.wording import counted
-from wds_pipeline.defs import catalogue, keys, metadata
+from wds_pipeline.defs import catalogue, checks, keys, metadata
 from wds_pipeline.defs.session import Options, Session
 from wds_pipeline.errors import VerificationError
 
@@ -218,7 +218,7 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
     )
     def published_version(context: Context) -> dg.MaterializeResult:
         session = session_of(context)
-        with session.step(context):
+        with session.step(context), checks.watching(context, session):
             build = session.build
             build.open_destination()
             draft = session.draft(_PRESENT)

@@ -178,7 +178,7 @@ def quarantine_within_budget(
     )
     passed = True
     try:
-        check_policies(_Tables(ledger, quarantine), config)  # type: ignore[arg-type]
+        check_policies(_Tables(ledger, quarantine), config)
     except DataError as error:
         passed = False
         said = str(error)

@@ -52,6 +52,8 @@ def repair_shards(context: dg.OpExecutionContext) -> None:
             session.config, storage, manifest, rules, session.pool, progress_lines(context)
         )
         _say(context, found)
+        # Before the repair: what is packed after it is what was mended.
+        checks.log_audit(context, session, manifest, found.report, found.damaged)
         failed = _mend(context, session, storage, manifest, found) if found.damaged else {}
     if failed:
         job = keys.job_name(session.config.name)
@@ -83,8 +85,6 @@ def _mend(
 ) -> dict[str, str]:
     """Repairs and logs what it can; by partition, why it could not repair the others."""
     config = session.config
-    # Before the repair: what is packed after it is what was mended.
-    checks.log_audit(context, session, manifest, found.report, found.damaged)
     result = repair(
         config,
         storage,

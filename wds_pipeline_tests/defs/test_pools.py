@@ -20,7 +20,7 @@ def pools(job: dg.JobDefinition, config: dict[str, str] | None = None) -> set[st
     snapshot = snapshot_from_execution_plan(plan, "an id")
     found = compute_run_op_concurrency_info_for_snapshot(snapshot)
     assert found is not None
-    return set(found.all_pools)
+    return set(found.all_pools or ())
 
 
 @pytest.mark.parametrize("name", ["build", "verify", "repair", "gc", "repack"])
