@@ -31,7 +31,7 @@ demo: .venv/.base .dagster/dagster.yaml  ## build the demo dataset end to end an
 	  echo "make demo: the build failed; the whole log: .dagster/demo.log" >&2; exit $$status; }
 
 test: lint  ## lint, types and the whole suite (PYTEST_ARGS='-k plan -x')
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 lint: .venv/.test  ## ruff and mypy
 	$(BIN)/python -m ruff check .
@@ -45,6 +45,9 @@ format: .venv/.test  ## let ruff repair what it can
 ui: .venv/.base .dagster/dagster.yaml  ## web server and daemon on the demo (UI_PORT=3000)
 	@$(BIN)/python -m wds_pipeline.demo
 	@$(BIN)/wds-pipeline datasets >/dev/null
+	@$(BIN)/python -c 'import socket; socket.create_server(("$(UI_HOST)", $(UI_PORT))).close()' \
+	    2>/dev/null || { echo "make ui: port $(UI_PORT) of $(UI_HOST) is taken, perhaps by another" \
+	    "'make ui'; stop that, or take another: make ui UI_PORT=3001" >&2; exit 1; }
 	$(BIN)/python -m dagster dev -w workspace.yaml -h $(UI_HOST) -p $(UI_PORT)
 
 bench: .venv/.bench  ## the side-by-side benchmarks
