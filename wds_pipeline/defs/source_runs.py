@@ -17,6 +17,8 @@ _UNDER_WAY = [
 _SENSOR_TAG = "dagster/sensor_name"
 _WILL_RETRY_TAG = "dagster/will_retry"
 _RETRIED_BY_TAG = "dagster/auto_retry_run_id"
+_ASSET_JOB = "__ASSET_JOB"
+_LOOKED_THROUGH = 1_000
 # For so long a run that was created, or a retry that was announced, is expected to be submitted; the
 # daemon does it within seconds. Later, it died before.
 _SUBMITTED_WITHIN = 600.0
@@ -56,6 +58,11 @@ def under_way(instance: dg.DagsterInstance, dataset: str, now: float) -> str | N
     """
     tags = {keys.DATASET_TAG: dataset}
     records = instance.get_run_records(dg.RunsFilter(tags=tags, statuses=_UNDER_WAY), limit=1)
+    if not records:  # materialized in the UI: such runs have no tags of ours
+        by_hand = instance.get_run_records(
+            dg.RunsFilter(job_name=_ASSET_JOB, statuses=_UNDER_WAY), limit=_LOOKED_THROUGH
+        )
+        records = [each for each in by_hand if _is_of(each.dagster_run, dataset)]
     if not records:
         created = instance.get_run_records(
             dg.RunsFilter(
@@ -74,6 +81,11 @@ def under_way(instance: dg.DagsterInstance, dataset: str, now: float) -> str | N
         state = run.status.value.lower().replace("_", " ")
         return f"run {run.run_id} ({run.job_name}) is {state}"
     return None
+
+
+def _is_of(run: dg.DagsterRun, dataset: str) -> bool:
+    """Whether a run materializes assets of the dataset."""
+    return any(key.path[0] == dataset for key in run.asset_selection or ())
 
 
 def finished(instance: dg.DagsterInstance, dataset: str, now: float, limit: int) -> list[SensorRun]:

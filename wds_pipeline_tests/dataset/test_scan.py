@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -384,6 +385,21 @@ def test_folders_that_cannot_be_read_are_an_error_that_names_them(
     finally:
         (raw / "a/x").chmod(0o755)
         (raw / "B").chmod(0o755)
+
+
+def test_a_folder_that_vanishes_during_the_scan_is_an_error(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a disk that was unmounted: what lay there must not look deleted."""
+    take = walk.Walk._take
+
+    def unmount(*arguments: Any) -> None:
+        take(*arguments)
+        shutil.rmtree(raw / "a b", ignore_errors=True)
+
+    monkeypatch.setattr(walk.Walk, "_take", unmount)
+    with pytest.raises(SourceError, match=r"1 folders or files cannot be read:\n  .*/a b: No such"):
+        listing(raw)
 
 
 def test_a_link_whose_end_cannot_be_seen_is_not_a_broken_one(
