@@ -11,6 +11,7 @@ import dagster as dg
 import pyarrow as pa
 
 from wds_pipeline.config import DatasetConfig
+from wds_pipeline.dataset import seal
 from wds_pipeline.dataset.accounts import recount
 from wds_pipeline.dataset.freshness import Freshness
 from wds_pipeline.dataset.plan import check_policies
@@ -215,7 +216,7 @@ def no_leak_between_splits(subject: Subject) -> dg.AssetCheckResult:
         return result(config, NO_LEAK, not strict, said, more, _WARN)
     leaks = subject.count("leak")
     if leaks:
-        said += f"\n{advice}" + ("" if subject.version or not strict else ". Nothing is published")
+        said += f". {advice}" + ("" if subject.version or not strict else ". Nothing is published")
     return result(config, NO_LEAK, not leaks, said, more)
 
 
@@ -224,7 +225,7 @@ def duplicates(subject: Subject) -> dg.AssetCheckResult:
     said, more = _same(subject, "duplicate", "have content that their split has more than once")
     count = subject.count("duplicate")
     if count and subject.found.read_members:
-        said += "\nRemove all but one of each from the source, if they are not meant"
+        said += ". Remove all but one of each from the source, if they are not meant"
     return result(subject.config, DUPLICATES, not count, said, more)
 
 
@@ -268,7 +269,7 @@ def _group(subject: Subject, group: Group) -> dict[str, Any]:
         "samples": group.count,
         "keys": ", ".join(each.key for each in places),
         "splits": ", ".join(dict.fromkeys(each.split for each in places)),
-        "shards": ", ".join(dict.fromkeys(each.shard for each in places)),
+        "shards": ", ".join(dict.fromkeys(seal.partition_of(each.shard) for each in places)),
         "bytes": _bytes(subject, group),
     }
 
