@@ -64,7 +64,8 @@ def instance(home: Path) -> Iterator[dg.DagsterInstance]:
 def test_dagster_takes_every_setting(instance: dg.DagsterInstance) -> None:
     assert not instance.telemetry_enabled and not instance.nux_enabled
     assert isinstance(instance.run_coordinator, QueuedRunCoordinator)
-    assert instance.run_monitoring_enabled and instance.run_monitoring_max_runtime_seconds > 0
+    assert instance.run_monitoring_enabled
+    assert instance.run_launcher.supports_check_run_worker_health
     assert instance.run_retries_enabled and not instance.run_retries_retry_on_asset_or_op_failure
     assert instance.get_settings("sensors")["use_threads"]
 
@@ -72,8 +73,10 @@ def test_dagster_takes_every_setting(instance: dg.DagsterInstance) -> None:
 def test_dagster_refuses_a_setting_that_it_does_not_know(home: Path) -> None:
     """Else the test above would say nothing of misspelt ones."""
     text = (home / "dagster.yaml").read_text()
-    (home / "dagster.yaml").write_text(text.replace("max_runtime_seconds", "max_runtime_second"))
-    with pytest.raises(dg.DagsterInvalidConfigError, match="max_runtime_second"):
+    (home / "dagster.yaml").write_text(
+        text.replace("start_timeout_seconds", "start_timeout_second")
+    )
+    with pytest.raises(dg.DagsterInvalidConfigError, match="start_timeout_second"):
         dg.DagsterInstance.from_config(str(home))
 
 
