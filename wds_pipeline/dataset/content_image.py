@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-THUMBNAIL_SIDE = 128  # pixels
+THUMBNAIL_SIDE = 96  # pixels
 # What decoding one image may take, so that a worker stays within 256 MB.
 MAX_DECODED_BYTES = 192 * 1024 * 1024
 

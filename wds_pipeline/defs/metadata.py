@@ -28,6 +28,7 @@ Metadata = dict[str, Any]
 
 _ROWS = 100  # of a table: the UI shows it whole
 SHEET_THUMBNAILS = 6
+_CAPTION = 48  # characters below a picture
 _SHEET_BYTES = 10_000  # of an event, which is stored twice and for ever
 
 
@@ -68,10 +69,12 @@ def sample_schema(config: DatasetConfig) -> dg.TableSchema:
 def of_listing(config: DatasetConfig, listing: Listing) -> Metadata:
     """What a scan saw."""
     found: Metadata = {
-        "dagster/row_count": listing.files.num_rows,
-        "dagster/uri": config.source_url,
+        "files": listing.files.num_rows,
+        "size": human_bytes(listing.bytes),
         "bytes": listing.bytes,
         "digest": listing.digest,
+        "dagster/row_count": listing.files.num_rows,
+        "dagster/uri": config.source_url,
     }
     if listing.skipped:
         found["skipped"] = _table(
@@ -106,7 +109,7 @@ def of_plan(plan: Plan) -> Metadata:
                 "shard": shard.partition,
                 "cause": shard.cause,
                 "samples": shard.samples,
-                "bytes": shard.bytes,
+                "size": human_bytes(shard.bytes),
             }
             for shard in stale[:_ROWS]
         )
@@ -129,9 +132,12 @@ def plan_digest(plan: Plan) -> str:
 
 def of_shard(storage: LocalStorage, seal: Seal, cause: str, report: ShardReport | None) -> Metadata:
     """One sealed shard, with some samples to show."""
-    found: Metadata = {
-        "dagster/row_count": seal.samples,
-        "dagster/uri": storage.locate(path(seal.name, TAR)),
+    tar = storage.locate(path(seal.name, TAR))
+    found: Metadata = {}
+    if report and report.thumbnails:
+        found["contact sheet"] = dg.MetadataValue.md(contact_sheet(report.thumbnails))
+    return {
+        **found,
         "cause": cause,
         "verification": verdict(report) if report else "not verified yet",
         "samples": seal.samples,
@@ -139,11 +145,10 @@ def of_shard(storage: LocalStorage, seal: Seal, cause: str, report: ShardReport 
         "size": human_bytes(seal.bytes),
         "bytes": seal.bytes,
         "digest": seal.digest,
-        "tar": dg.MetadataValue.path(storage.locate(path(seal.name, TAR))),
+        "tar": dg.MetadataValue.path(tar),
+        "dagster/row_count": seal.samples,
+        "dagster/uri": tar,
     }
-    if report and report.thumbnails:
-        found["contact sheet"] = dg.MetadataValue.md(contact_sheet(report.thumbnails))
-    return found
 
 
 def of_index(storage: LocalStorage, seal: Seal) -> Metadata:
@@ -196,9 +201,9 @@ def of_version(config: DatasetConfig, storage: LocalStorage, manifest: Manifest)
     folder = version.folder(manifest.version)
     found: Metadata = {
         "version": manifest.version,
-        "dagster/row_count": manifest.total_samples,
-        "dagster/uri": storage.locate(folder),
+        "verification": _version_verdict(summary),
         "samples": manifest.total_samples,
+        "size": human_bytes(manifest.total_bytes),
         "bytes": manifest.total_bytes,
         "shards": len(manifest.shards),
         "shards_built": sum(shard.since == manifest.version for shard in manifest.shards),
@@ -207,16 +212,17 @@ def of_version(config: DatasetConfig, storage: LocalStorage, manifest: Manifest)
                 "split": name,
                 "shards": total.shards,
                 "samples": total.samples,
-                "bytes": total.bytes,
+                "size": human_bytes(total.bytes),
             }
             for name, total in manifest.splits.items()
         ),
         **{f"shards of {name}": dg.MetadataValue.path(url) for name, url in patterns.items()},
-        "verification": _version_verdict(summary),
         "quarantined": quarantine.num_rows,
         "report": dg.MetadataValue.path(storage.locate(folder + version.REPORT_HTML)),
         "manifest": dg.MetadataValue.path(storage.locate(folder + "manifest.json")),
         "how to read it": dg.MetadataValue.md(_snippet(patterns)),
+        "dagster/row_count": manifest.total_samples,
+        "dagster/uri": storage.locate(folder),
     }
     if summary.get("findings"):
         found["findings"] = _table(
@@ -279,7 +285,7 @@ def contact_sheet(thumbnails: Sequence[Thumbnail]) -> str:
         else " "
         for each in shown
     ]
-    captions = [_plain(each.caption or each.key) for each in shown]
+    captions = [_plain(each.caption or each.key, _CAPTION) for each in shown]
     return "\n".join(
         "| " + " | ".join(row) + " |" for row in (pictures, ["---"] * len(shown), captions)
     )
@@ -315,9 +321,20 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
         columns=[
             dg.TableColumn(
                 each.name,
-                str(each.type),
+                _type_name(each.type),
                 constraints=dg.TableColumnConstraints(nullable=each.nullable),
             )
             for each in schema
         ]
     )
+
+
+def _type_name(kind: pa.DataType) -> str:
+    """A column's type in a reader's words: how Arrow lays it out in memory says nothing to people."""
+    if pa.types.is_dictionary(kind):
+        return _type_name(kind.value_type)
+    if pa.types.is_large_string(kind):
+        return "string"
+    if pa.types.is_fixed_size_binary(kind):
+        return f"bytes ({kind.byte_width})"
+    return str(kind)

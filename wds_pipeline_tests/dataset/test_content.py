@@ -19,7 +19,7 @@ from PIL import Image, ImageFile
 
 from wds_pipeline.dataset import content
 from wds_pipeline.dataset.content import Facts, check, kind
-from wds_pipeline.dataset.content_image import check_image, formats_of
+from wds_pipeline.dataset.content_image import THUMBNAIL_SIDE, check_image, formats_of
 
 PIXELS = 1_000_000
 # pytest resets the filter that the module sets
@@ -156,7 +156,11 @@ def test_thumbnails_are_small_jpegs(mode: str) -> None:
     facts = check("x", [form.lower()], out.getvalue(), PIXELS, thumbnail=True)
     assert facts.problem is None and facts.thumbnail is not None
     small = Image.open(io.BytesIO(facts.thumbnail))
-    assert small.format == "JPEG" and max(small.size) == 128 and len(facts.thumbnail) < 10_000
+    assert (
+        small.format == "JPEG"
+        and max(small.size) == THUMBNAIL_SIDE
+        and len(facts.thumbnail) < 10_000
+    )
 
 
 def test_thumbnails_are_turned_as_their_exif_says_and_sizes_are_not() -> None:
@@ -164,7 +168,7 @@ def test_thumbnails_are_turned_as_their_exif_says_and_sizes_are_not() -> None:
     exif[0x0112] = 6
     facts = check("jpg", ["jpg"], image(size=(256, 128), exif=exif), PIXELS, thumbnail=True)
     assert (facts.width, facts.height) == (256, 128)
-    assert Image.open(io.BytesIO(facts.thumbnail or b"")).size == (64, 128)
+    assert Image.open(io.BytesIO(facts.thumbnail or b"")).size == (48, 96)
 
 
 def test_nothing_that_starts_programs_or_cannot_decode_counts_as_image() -> None:
