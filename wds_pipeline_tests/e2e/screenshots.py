@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,7 @@ WIDTH, HEIGHT = 1400, 900
 MARK = ".screenshots"
 LARGEST = 200_000  # bytes of a picture
 COPIED = ("wds_pipeline", "datasets", "dagster.yaml", "workspace.yaml")
-SENSOR = "\nsensor: {interval_seconds: 10, settle_seconds: 2}\n"
+SENSOR = "sensor: {interval_seconds: 10, settle_seconds: 2}"
 ROUNDS = 5  # of changes, each built by the sensor: points of the plots
 LOCATION = "/locations/__repository__@wds_pipeline"
 
@@ -74,8 +75,8 @@ def demo_server(folder: Path) -> Iterator[Server]:
     for name in COPIED:
         copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
         copy(PROJECT / name, folder / name)
-    with (folder / "datasets" / "demo.yaml").open("a") as file:
-        file.write(SENSOR)
+    demo = folder / "datasets" / "demo.yaml"
+    demo.write_text(re.sub(r"(?m)^sensor:.*", SENSOR, demo.read_text()))
     subprocess.run([sys.executable, "-m", "wds_pipeline.demo"], cwd=folder, check=True)
     os.environ["PYTHONPATH"] = str(folder)
     server = Server(folder / ".dagster", folder / "datasets", project=folder)
