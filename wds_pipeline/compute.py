@@ -24,6 +24,8 @@ from wds_pipeline.errors import WdsPipelineError, WorkerError, may_pass
 # pandas, where it is installed, is imported by pyarrow at its first array: once here, not per worker.
 _PRELOAD = ["wds_pipeline.dataset.verify_job", "wds_pipeline.dataset.pack", "pandas"]
 _SECONDS_TO_END = 5.0
+_SECONDS_TO_NOTICE = 1.0
+_LEAST_AHEAD = 64
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -82,12 +84,15 @@ def _abandon(pool: ProcessPoolExecutor) -> None:
             process.kill()
     if manager is None:
         return
+    # It closes a pipe that the interpreter's exit writes to: the two must not meet.
+    manager.join(_SECONDS_TO_NOTICE)
+    if not manager.is_alive():
+        return
     # Nobody is left who could read the rest of a job or write the rest of a result; as long as this
     # process holds these ends too, its threads would wait for them for ever.
     for queue, end in zip(queues, ("_reader", "_writer"), strict=True):
         with suppress(AttributeError, OSError):
             getattr(queue, end).close()
-    # Then it closes a pipe that the interpreter's exit writes to: the two must not meet.
     manager.join(_SECONDS_TO_END)
 
 
@@ -138,18 +143,20 @@ def _undisturbed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda number, _: held.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    held: dict[int, None] = {}
+    handlers: dict[int, Any] = {}
     try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handlers[number] = signal.getsignal(number)
+            signal.signal(number, lambda number, _: held.setdefault(number))
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        if held:
-            signal.raise_signal(held[0])
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, handlers)
+        for changed, handler in handlers.items():
+            signal.signal(changed, signal.SIG_DFL if handler is None else handler)
+        for each in held:
+            signal.raise_signal(each)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run(work: Callable[[Job], Result], job: Job) -> Result:
@@ -168,15 +175,17 @@ def _run(work: Callable[[Job], Result], job: Job) -> Result:
 
 
 def run_all(
-    pool: Executor, work: Callable[[Job], Result], jobs: Iterable[Job], ahead: int = 64
+    pool: Executor, work: Callable[[Job], Result], jobs: Iterable[Job], ahead: int | None = None
 ) -> Iterator[tuple[Job, Result]]:
     """Runs `work` on all jobs and yields each with its result, as they come.
 
-    At most `ahead` jobs are handed out at a time, so that a generator of jobs is not held in memory.
+    At most `ahead` jobs are handed out at a time, so that a generator of jobs is not held in memory;
+    by default enough for each worker to have one waiting.
 
     Raises WorkerError when a worker process dies; and whatever the work raises.
     """
     waiting = iter(jobs)
+    ahead = ahead or max(_LEAST_AHEAD, 2 * getattr(pool, "_max_workers", 0))
     if isinstance(pool, ProcessPoolExecutor):
         work = partial(_run, work)
     running: dict[Future[Result], Job] = {}
@@ -199,5 +208,7 @@ def run_all(
             "sealed so far are kept: build again, or set compute.workers lower"
         ) from error
     finally:
-        for future in running:
-            future.cancel()
+        # A process pool drops them itself: before Python 3.12 its thread fails on one that is cancelled.
+        if not isinstance(pool, ProcessPoolExecutor):
+            for future in running:
+                future.cancel()

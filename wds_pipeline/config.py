@@ -27,7 +27,7 @@ from wds_pipeline.config_values import (
     percent,
 )
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,49}")  # Dagster takes tags of 63 characters
 _OWNER = re.compile(r"team:\w+|[\w.%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", re.ASCII)
 _NOT_OF_THE_CONTENT = {
     "description",
@@ -308,7 +308,7 @@ class DatasetConfig(Model):
     def _asset_name(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
             raise ValueError(
-                f"found {name!r}; expected lower-case letters, digits and _, e.g. captions"
+                f"found {name!r}; expected lower-case letters, digits and _, at most 50, e.g. captions"
             )
         return name
 
@@ -347,6 +347,11 @@ class DatasetConfig(Model):
     @property
     def destination_url(self) -> str:
         return self.resolve(self.destination.url)
+
+    def shown_url(self, part: Literal["source", "destination"]) -> str:
+        """The URL for people: with `${NAME}` where the file says so, and not what that stands for."""
+        written = str(self.written.get(part, {}).get("url", ""))
+        return written if "${" in written else self.resolve(getattr(self, part).url)
 
     def digest(self) -> str:
         """A digest of all that decides what a build publishes (not of who does the work, or when)."""

@@ -13,6 +13,8 @@ from wds_pipeline.dataset.plan import Plan, ShardPlan
 from wds_pipeline.dataset.seal import Seal
 from wds_pipeline.dataset.shard_report import ShardReport
 
+GONE = "the present plan has no such shard; its samples are gone from the source"
+
 
 @dataclass(frozen=True)
 class Rebuilt:
@@ -46,8 +48,7 @@ def rebuild(build: Build, plan: Plan, partitions: Sequence[str], pool: Executor)
     for partition in partitions:
         shard = by_partition.get(partition)
         if shard is None:
-            problem = "the present plan has no such shard; its samples are gone from the source"
-            found.append(Rebuilt(partition, problem=problem))
+            found.append(Rebuilt(partition, problem=GONE))
         else:
             report = reports.get(shard.name)
             found.append(_outcome(shard, packed[shard.name], report, shard.name in published))

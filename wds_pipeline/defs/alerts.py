@@ -16,7 +16,7 @@ import dagster as dg
 
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.config_values import did_you_mean
-from wds_pipeline.defs import keys
+from wds_pipeline.defs.run_datasets import datasets_of
 from wds_pipeline.errors import ConfigError
 
 NAME = "wds_pipeline_alerts"
@@ -59,22 +59,14 @@ def build_alerts(
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Calls `on_failure` when a run of these fails: {', '.join(sorted(wanted))}.",
     )
-    def tell(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
-        dataset = _dataset_of(context.dagster_run)
-        if dataset not in wanted:
-            return dg.SkipReason(f"run {context.dagster_run.run_id} is of no dataset with alerts")
-        # What it raises fails the tick, which shows it in the UI; the next failure is told again.
-        wanted[dataset](_failed_run(context, dataset))
-        return None
+    def tell(context: dg.RunFailureSensorContext) -> None:
+        steps = [event.step_key for event in context.get_step_failure_events() if event.step_key]
+        found = datasets_of(context.instance, context.dagster_run, steps)
+        # What one raises fails the tick, which shows it in the UI; the next failure is told again.
+        for dataset in sorted(found & wanted.keys()):
+            wanted[dataset](_failed_run(context, dataset))
 
     return tell
-
-
-def _dataset_of(run: dg.DagsterRun) -> str:
-    """Jobs carry a tag; a run of assets, started in the UI, names them."""
-    for key in sorted(run.asset_selection or ()):
-        return key.path[0]
-    return run.tags.get(keys.DATASET_TAG, "")
 
 
 def _failed_run(context: dg.RunFailureSensorContext, dataset: str) -> FailedRun:
@@ -99,6 +91,11 @@ def _load(config: DatasetConfig) -> Alert:
     except ImportError as error:
         raise ConfigError(
             f"{where}: {error}; install the package where Dagster runs, or correct its name"
+        ) from error
+    except Exception as error:
+        raise ConfigError(
+            f"{where}: importing {module_name} failed: {type(error).__name__}: {error}; mend it, or "
+            "remove on_failure"
         ) from error
     found = getattr(module, name, None)
     if not callable(found):

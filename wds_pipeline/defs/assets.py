@@ -35,6 +35,7 @@ from wds_pipeline.defs.session import Options, Session
 from wds_pipeline.errors import VerificationError
 
 _PRESENT = Options()
+_BY_SHARD = (keys.SHARDS, keys.SHARD_INDEX, keys.SHARD_REPORT)
 Context = dg.AssetExecutionContext
 
 
@@ -72,7 +73,7 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
     @dg.asset(
         key=key[keys.SOURCE_FILES],
         kinds={"file"},
-        description=f"The files of the source, `{config.source_url}`: paths, sizes, fingerprints. "
+        description=f"The files of the source, `{config.shown_url('source')}`: paths, sizes, fingerprints. "
         "Listed, not read.",
         metadata=metadata.of_definition(config, scan, metadata.column_schema(scan.LISTING)),
         **common,
@@ -99,7 +100,10 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
         session = session_of(context)
         with session.step(context):
             plan = _present_plan(session)
-        partitions = [shard.partition for shard in plan.shards]
+            newest = session.build.newest()
+        # Those of the newest version stay until another one is published: they can be repaired.
+        partitions = {shard.partition for shard in plan.shards}
+        partitions |= {shard.partition for shard in newest.shards} if newest else set()
         catalogue.register_partitions(context.instance, config.name, partitions)
         return dg.MaterializeResult(
             metadata=metadata.of_plan(plan),
@@ -111,7 +115,7 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
         deps=[key[keys.SHARD_PLAN]],
         kinds={"tar"},
         code_version=RECIPE_FORMAT,
-        description="The tars, one partition for each slot. To materialize a partition packs its "
+        description="The tars, one partition for each slot. Materializing a partition packs its "
         "shard anew from the source, as the present plan says, and reads it back: the same recipe "
         "gives the same bytes.",
         metadata=metadata.of_definition(config, rebuild, metadata.sample_schema(config)),
@@ -132,17 +136,17 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
                 for each in (keys.SHARD_INDEX, keys.SHARD_REPORT)
                 if key[each] not in in_this_run
             ]
-            if failed:  # the good ones are logged here, or Dagster would have them fail as well
-                op_context = context.op_execution_context
-                catalogue.log_shards(op_context, config, storage, made, [keys.SHARDS])
-                catalogue.log_shards(op_context, config, storage, made, others)
-                raise VerificationError(_failure(config, failed, len(made)))
+            # All three, for the steps behind one that fails are not run.
+            _refuse(session, context, made, failed, _BY_SHARD)
         for each in made:
             found = metadata.of_shard(storage, each.seal, each.cause, each.report)
             context.add_asset_metadata(found, partition_key=each.partition)
         yield dg.MaterializeResult(data_version=_data_version(each.seal for each in made))
         # What was written and read back in the same pass; a step of its own will do it for the rest.
         catalogue.log_shards(context.op_execution_context, config, storage, made, others)
+        newest = session.build.newest()
+        if newest is not None:  # damage that was found before is mended now
+            checks.log_newest(context, session, newest)
 
     @dg.asset(
         key=key[keys.SHARD_INDEX],
@@ -150,7 +154,7 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
         kinds={"parquet"},
         code_version=RECIPE_FORMAT,
         description="The member index beside each tar: where in it each field of each sample is. "
-        "Written in the same pass as the tar; to materialize it compares it with the plan.",
+        "Written in the same pass as the tar; materializing it compares it with the plan.",
         metadata=metadata.of_definition(config, seal, metadata.column_schema(seal.MEMBER_INDEX)),
         **by_shard,
     )
@@ -158,16 +162,19 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
         session = session_of(context)
         with session.step(context):
             plan = _present_plan(session)
-            found = [
-                _check_index(session, plan, shard)
-                for shard in _chosen(config, plan, context.partition_keys)
-            ]
-        for sealed in found:
-            context.add_asset_metadata(
-                metadata.of_index(session.build.destination, sealed),
-                partition_key=seal.partition_of(sealed.name),
-            )
-        return dg.MaterializeResult(data_version=_data_version(found))
+            chosen, failed = _chosen(config, plan, context.partition_keys)
+            made = []
+            for shard in chosen:
+                found = _check_index(session, plan, shard)
+                if isinstance(found, str):
+                    failed[shard.partition] = found
+                else:
+                    made.append(catalogue.Made(found, shard.cause, None))
+            _refuse(session, context, made, failed, [keys.SHARD_INDEX])
+        for each in made:
+            values = metadata.of_index(session.build.destination, each.seal)
+            context.add_asset_metadata(values, partition_key=each.partition)
+        return dg.MaterializeResult(data_version=_data_version(each.seal for each in made))
 
     @dg.asset(
         key=key[keys.SHARD_REPORT],
@@ -185,22 +192,18 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
         session = session_of(context)
         with session.step(context):
             plan = _present_plan(session)
-            chosen = _chosen(config, plan, context.partition_keys)
+            chosen, failed = _chosen(config, plan, context.partition_keys)
             session.build.verify(plan, chosen, session.pool)
             storage = session.build.destination
             reports = settle.load_reports(storage, chosen)
-            made, failed = [], {}
+            made = []
             for shard in chosen:
                 report, sealed = reports[shard.name], seal.read_seal(storage, shard.name)
                 if report and sealed and report.passed:
                     made.append(catalogue.Made(sealed, shard.cause, report))
                 else:
                     failed[shard.partition] = metadata.verdict(report) if report else "not packed"
-            if failed:
-                catalogue.log_shards(
-                    context.op_execution_context, config, storage, made, [keys.SHARD_REPORT]
-                )
-                raise VerificationError(_failure(config, failed, len(made)))
+            _refuse(session, context, made, failed, [keys.SHARD_REPORT])
         for each in made:
             if each.report is not None:
                 found = metadata.of_report(storage, each.report)
@@ -211,7 +214,7 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
         key=key[keys.PUBLISHED_VERSION],
         deps=[dg.AssetDep(key[keys.SHARD_REPORT], partition_mapping=dg.AllPartitionMapping())],
         kinds={"webdataset"},
-        description="The newest immutable version: what training reads. To materialize it publishes "
+        description="The newest immutable version: what training reads. Materializing it publishes "
         "the present plan: what is sealed is taken as it is, what is missing is packed.",
         metadata=metadata.of_definition(config, publish, metadata.sample_schema(config)),
         **common,
@@ -250,17 +253,29 @@ def _present_plan(session: Session) -> Plan:
     return plan
 
 
-def _chosen(config: DatasetConfig, plan: Plan, partitions: Sequence[str]) -> list[ShardPlan]:
-    """The plan's shards of these partitions. Raises VerificationError for one that it lacks."""
+def _chosen(
+    config: DatasetConfig, plan: Plan, partitions: Sequence[str]
+) -> tuple[list[ShardPlan], dict[str, str]]:
+    """The plan's shards of these partitions; and by partition, why there is none."""
     by_partition = {shard.partition: shard for shard in plan.shards}
-    for partition in partitions:
-        if partition not in by_partition:
-            raise VerificationError(
-                f"{config.name}: {partition}: the present plan has no such shard; its samples are "
-                f"gone from the source. Materialize {config.name}/{keys.SHARD_PLAN}, or run "
-                f"{keys.job_name(config.name)}"
-            )
-    return [by_partition[partition] for partition in partitions]
+    gone = f"{rebuild.GONE}; run {keys.job_name(config.name)}"
+    failed = {each: gone for each in partitions if each not in by_partition}
+    return [by_partition[each] for each in partitions if each in by_partition], failed
+
+
+def _refuse(
+    session: Session,
+    context: Context,
+    made: Sequence[catalogue.Made],
+    failed: Mapping[str, str],
+    assets: Sequence[str],
+) -> None:
+    """Fails a run of partitions of which some failed. The others are logged here, or Dagster would
+    take them for failed too. Raises VerificationError."""
+    if failed:
+        config, storage = session.config, session.build.destination
+        catalogue.log_shards(context.op_execution_context, config, storage, made, assets)
+        raise VerificationError(_failure(config, failed, len(made)))
 
 
 def _made(done: Sequence[Rebuilt], newest: Manifest | None) -> list[catalogue.Made]:
@@ -297,23 +312,17 @@ def _data_version(seals: Iterable[Seal]) -> dg.DataVersion:
     return dg.DataVersion(xxhash.xxh3_128_hexdigest("\0".join(digests).encode()))
 
 
-def _check_index(session: Session, plan: Plan, shard: ShardPlan) -> Seal:
-    """The seal of a shard whose member index is that of the plan. Raises VerificationError."""
-    storage, name = session.build.destination, session.config.name
+def _check_index(session: Session, plan: Plan, shard: ShardPlan) -> Seal | str:
+    """The seal of a shard whose member index is that of the plan; else what is wrong with it."""
+    storage = session.build.destination
     sealed = seal.read_seal(storage, shard.name)
     try:
         index = seal.read_member_index(storage, shard.name)
     except FileNotFoundError:
         sealed = None
     if sealed is None:
-        raise VerificationError(
-            f"{name}: {shard.partition}: its shard is not packed as the present plan says; "
-            f"materialize {name}/{keys.SHARDS} for this partition first"
-        )
+        return "its shard is not packed as the present plan says"
     sizes = plan.recipe(shard).members["size"].cast(pa.int64())
     if not index["size"].combine_chunks().equals(sizes.combine_chunks()):
-        raise VerificationError(
-            f"{name}: {shard.partition}: the member index has {index.num_rows:,} members, and not "
-            f"those of the plan; materialize {name}/{keys.SHARDS} for this partition"
-        )
+        return f"its member index has {index.num_rows:,} members, and not those of the plan"
     return sealed

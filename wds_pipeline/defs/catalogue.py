@@ -64,7 +64,7 @@ def log_plan(
     digests = (listing.digest, metadata.plan_digest(plan))
     assets = (keys.SOURCE_FILES, keys.SHARD_PLAN)
     known = [_logged(context.instance, config.name, asset, "digest") for asset in assets]
-    if known == list(digests):
+    if known == list(digests) and knows_a_plan(context.instance, config.name):
         return
     context.log_event(
         dg.AssetMaterialization(
@@ -80,6 +80,15 @@ def log_plan(
             tags={"dagster/data_version": PLAN_DATA_VERSION},
         )
     )
+
+
+def knows_a_plan(instance: dg.DagsterInstance, dataset: str) -> bool:
+    """Whether the catalogue has a plan, and none of a listing before the one that it has."""
+    listed, planned = (
+        instance.get_latest_materialization_event(keys.asset_key(dataset, asset))
+        for asset in (keys.SOURCE_FILES, keys.SHARD_PLAN)
+    )
+    return bool(listed and planned and listed.timestamp <= planned.timestamp)
 
 
 def _logged(instance: dg.DagsterInstance, dataset: str, asset: str, entry: str) -> object:
@@ -209,19 +218,40 @@ def log_version_shards(
     rebuilt: Collection[str] = (),
     logged: Collection[str] = (),
 ) -> int:
-    """Makes the version's shards the partitions; logs those that are rebuilt or still blank.
+    """Makes the version's shards the partitions; logs those that are rebuilt, or not those that the
+    catalogue has.
 
-    A blank one is of a version that another program than Dagster built (`wds-pipeline build`).
+    The catalogue may be behind: of a version that another program than Dagster built (`wds-pipeline
+    build`, `restore`), or whose run was killed between the commit and here.
     """
     instance = context.instance
     register_partitions(instance, config.name, [shard.partition for shard in manifest.shards])
-    there = instance.get_materialized_partitions(keys.asset_key(config.name, keys.SHARDS))
+    known = _known_digests(instance, config.name)
     missing = [
         shard
         for shard in manifest.shards
-        if shard.name not in logged and (shard.name in rebuilt or shard.partition not in there)
+        if shard.name not in logged
+        and (shard.name in rebuilt or known.get(shard.partition) != shard.digest)
     ]
     return log_shards(context, config, storage, _stored(storage, missing))
+
+
+def _known_digests(instance: dg.DagsterInstance, dataset: str) -> dict[str, str]:
+    """By partition, the digest of the shard that the catalogue has."""
+    key, tag = keys.asset_key(dataset, keys.SHARDS), "dagster/data_version"
+    tags = instance.event_log_storage.get_latest_tags_by_partition(
+        key, dg.DagsterEventType.ASSET_MATERIALIZATION, [tag]
+    )
+    found = {partition: of_one.get(tag, "") for partition, of_one in tags.items()}
+    for partition, digest in found.items():
+        if ":" not in digest:  # of a range: its digest stands in the event alone
+            records = instance.fetch_materializations(
+                dg.AssetRecordsFilter(key, asset_partitions=[partition]), limit=1
+            ).records
+            event = records[0].asset_materialization if records else None
+            value = event.metadata.get("digest") if event else None
+            found[partition] = str(value.value) if value else ""
+    return found
 
 
 def _stored(storage: LocalStorage, shards: Iterable[ShardEntry]) -> Iterator[Made]:

@@ -98,6 +98,9 @@ def plan(
     with session.step(context), checks.watching(context, session) as watch:
         newest = build.newest_if_current(session.listing) if options == Options() else None
         if newest is not None:
+            if not catalogue.knows_a_plan(context.instance, config.name):
+                plan_of_it = session.draft(options).plan
+                catalogue.log_plan(context, config, session.listing, plan_of_it)
             catalogue.log_version(context, config, build.destination, newest)
             watch.unchanged(newest)
             result = BuildResult("unchanged", newest)
@@ -233,5 +236,8 @@ def build_job(config: DatasetConfig) -> dg.JobDefinition:
             # A run that is started again finds what is sealed: its first steps cost little.
             "dagster/retry_strategy": "ALL_STEPS",
         },
-        metadata={"source": config.source_url, "destination": config.destination_url},
+        metadata={
+            "source": config.shown_url("source"),
+            "destination": config.shown_url("destination"),
+        },
     )

@@ -50,5 +50,8 @@ def repack_job(config: DatasetConfig) -> dg.JobDefinition:
             keys.DATASET_TAG: config.name,
             "dagster/retry_strategy": "ALL_STEPS",  # as for the build, whose steps these are
         },
-        metadata={"source": config.source_url, "destination": config.destination_url},
+        metadata={
+            "source": config.shown_url("source"),
+            "destination": config.shown_url("destination"),
+        },
     )

@@ -100,6 +100,7 @@ def _mend(
         catalogue.log_shards(context, config, storage, made)
         catalogue.log_version(context, config, storage, manifest, logged=names)
         checks.log_newest(context, session, manifest)
+        checks.log_fresh(context, session)
         partitions = ", ".join(sorted(each.partition for each in made))
         size = human_bytes(sum(each.seal.bytes for each in made))
         context.log.info(

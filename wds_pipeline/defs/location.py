@@ -24,11 +24,14 @@ from wds_pipeline.errors import ConfigError
 def build_defs(
     configs: Mapping[str, DatasetConfig] | Iterable[DatasetConfig],
     on_failure: Alert | None = None,
+    executor: dg.ExecutorDefinition | None = dg.in_process_executor,
 ) -> dg.Definitions:
     """The assets, checks, jobs, schedules and sensors of these datasets, for a code location of your own:
     `dg.Definitions.merge(build_defs(load_configs()), yours)`.
 
     `on_failure` is called with a `FailedRun` for datasets whose file names no callable of its own.
+    `executor` is for assets that are materialized in the UI: steps are many and short, the work is done
+    by the session's workers. None leaves the choice to the definitions that these are merged with.
 
     Raises ConfigError, also when there is no dataset.
     """
@@ -44,8 +47,7 @@ def build_defs(
         *parts,
         dg.Definitions(
             sensors=[alerts] if alerts else [],
-            # Steps are many and short; the work is done by the session's workers.
-            executor=dg.in_process_executor,
+            executor=executor,
         ),
     )
 

@@ -36,8 +36,8 @@ def of_definition(config: DatasetConfig, code: ModuleType, columns: dg.TableSche
     """What is known of an asset before it is materialized: its columns, and where it is defined."""
     references: list[Any] = []
     if config.file is not None:
-        references.append(_reference(str(config.file.absolute()), f"the dataset {config.name}"))
-    references.append(_reference(str(code.__file__), (code.__doc__ or "").partition(".")[0]))
+        references.append(_reference(str(config.file.absolute()), config.file.name))
+    references.append(_reference(str(code.__file__), f"{code.__name__.rpartition('.')[2]}.py"))
     return {
         "dagster/column_schema": columns,
         "dagster/code_references": dg.CodeReferencesMetadataValue(code_references=references),
@@ -74,7 +74,7 @@ def of_listing(config: DatasetConfig, listing: Listing) -> Metadata:
         "bytes": listing.bytes,
         "digest": listing.digest,
         "dagster/row_count": listing.files.num_rows,
-        "dagster/uri": config.source_url,
+        "dagster/uri": config.shown_url("source"),
     }
     if listing.skipped:
         found["skipped"] = _table(

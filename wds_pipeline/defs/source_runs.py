@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from wds_pipeline.defs import keys
+from wds_pipeline.defs.run_datasets import datasets_of
 
 _Status = dg.DagsterRunStatus
 _FINISHED = [_Status.SUCCESS, _Status.FAILURE, _Status.CANCELED]
@@ -17,7 +18,6 @@ _UNDER_WAY = [
 _SENSOR_TAG = "dagster/sensor_name"
 _WILL_RETRY_TAG = "dagster/will_retry"
 _RETRIED_BY_TAG = "dagster/auto_retry_run_id"
-_ASSET_JOB = "__ASSET_JOB"
 _LOOKED_THROUGH = 1_000
 # For so long a run that was created, or a retry that was announced, is expected to be submitted; the
 # daemon does it within seconds. Later, it died before.
@@ -58,11 +58,9 @@ def under_way(instance: dg.DagsterInstance, dataset: str, now: float) -> str | N
     """
     tags = {keys.DATASET_TAG: dataset}
     records = instance.get_run_records(dg.RunsFilter(tags=tags, statuses=_UNDER_WAY), limit=1)
-    if not records:  # materialized in the UI: such runs have no tags of ours
-        by_hand = instance.get_run_records(
-            dg.RunsFilter(job_name=_ASSET_JOB, statuses=_UNDER_WAY), limit=_LOOKED_THROUGH
-        )
-        records = [each for each in by_hand if _is_of(each.dagster_run, dataset)]
+    if not records:  # of assets: such runs have no tags of ours
+        others = instance.get_run_records(dg.RunsFilter(statuses=_UNDER_WAY), limit=_LOOKED_THROUGH)
+        records = [each for each in others if dataset in datasets_of(instance, each.dagster_run)]
     if not records:
         created = instance.get_run_records(
             dg.RunsFilter(
@@ -81,11 +79,6 @@ def under_way(instance: dg.DagsterInstance, dataset: str, now: float) -> str | N
         state = run.status.value.lower().replace("_", " ")
         return f"run {run.run_id} ({run.job_name}) is {state}"
     return None
-
-
-def _is_of(run: dg.DagsterRun, dataset: str) -> bool:
-    """Whether a run materializes assets of the dataset."""
-    return any(key.path[0] == dataset for key in run.asset_selection or ())
 
 
 def finished(instance: dg.DagsterInstance, dataset: str, now: float, limit: int) -> list[SensorRun]:

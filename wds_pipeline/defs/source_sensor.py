@@ -104,7 +104,7 @@ def build_source_sensor(config: DatasetConfig, job: dg.JobDefinition) -> dg.Sens
         ),
         tags={keys.DATASET_TAG: config.name},
         metadata={
-            "source": config.source_url,
+            "source": config.shown_url("source"),
             "settle_seconds": wanted.settle_seconds,
             "tick_seconds": wanted.tick_seconds,
             "retries": wanted.retries,

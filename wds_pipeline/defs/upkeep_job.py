@@ -69,7 +69,7 @@ def upkeep_job(
         executor_def=dg.in_process_executor,
         logger_defs={console.NAME: console.console},
         tags={keys.DATASET_TAG: config.name},
-        metadata={"destination": config.destination_url},
+        metadata={"destination": config.shown_url("destination")},
     )
 
 

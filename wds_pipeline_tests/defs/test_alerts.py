@@ -79,9 +79,39 @@ def test_only_those_that_want_it(edge: Edge) -> None:
     result = edge.build(fails=True)
     evaluate(edge, defs, result)
     assert [each.dataset for each in others] == ["small"]
-    skipped = evaluate(edge, build_defs([own]), result)
-    assert isinstance(skipped, dg.SkipReason)
+    evaluate(edge, build_defs([own]), result)
     assert not TOLD
+
+
+def test_a_run_of_several_datasets_is_told_to_those_that_failed(edge: Edge) -> None:
+    told: list[FailedRun] = []
+    other = Project(edge.project.folder / "other")
+    other.add(0, 3)
+    (other.source / "a").rename(other.folder / "away")  # its source is empty now
+    configs = [edge.project.config(), other.config(name="aaa")]
+    defs = build_defs(configs, on_failure=told.append)
+    nightly = dg.define_asset_job(
+        "nightly", dg.AssetSelection.assets(["small", "source_files"], ["aaa", "source_files"])
+    )
+    whole = dg.Definitions.merge(defs, dg.Definitions(jobs=[nightly]))
+    result = whole.resolve_job_def("nightly").execute_in_process(
+        instance=edge.instance, raise_on_error=False
+    )
+    assert not result.success
+    evaluate(edge, defs, result)
+    assert [(each.dataset, each.job, each.step) for each in told] == [
+        ("aaa", "nightly", "aaa__source_files")
+    ]
+
+
+def test_a_callable_whose_module_breaks(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "broken_alerts.py").write_text("import os\nHOOK = os.environ['NO_SUCH_WEBHOOK']\n")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        with pytest.raises(ConfigError, match="importing broken_alerts failed: KeyError"):
+            build_defs([project.config(on_failure="broken_alerts:tell")])
+    finally:
+        sys.path.remove(str(tmp_path))
 
 
 def test_no_sensor_when_nobody_wants_to_know(project: Project) -> None:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from wds_pipeline.config import DatasetConfig
+from wds_pipeline.config_file import load_config
 from wds_pipeline.defs import keys
 from wds_pipeline.defs.location import build_defs
 from wds_pipeline.errors import ConfigError
@@ -117,3 +118,32 @@ def test_job_execute(project: Project) -> None:
     assert f"scan: small: source.url: {project.source}/: found nothing" in done.stderr, done
     assert "Traceback" not in done.stderr
     assert "Stack Trace" not in done.stderr
+
+
+def test_beside_a_users_own_definitions() -> None:
+    @dg.asset
+    def theirs() -> None: ...
+
+    yours = dg.Definitions(assets=[theirs], executor=dg.multiprocess_executor)
+    whole = dg.Definitions.merge(build_defs([config("one")], executor=None), yours)
+    assert dg.AssetKey("theirs") in whole.resolve_asset_graph().get_all_asset_keys()
+    assert whole.executor is dg.multiprocess_executor
+
+
+def test_a_secret_in_a_url_is_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORD", "hunter2")
+    file = tmp_path / "one.yaml"
+    file.write_text(
+        "name: one\nsource: {url: '/raw/${WORD}'}\ndestination: {url: '/out/${WORD}'}\n"
+        "sensor: {}\nschedule: '@daily'\n"
+    )
+    loaded = load_config(file)
+    assert loaded.source_url == "/raw/hunter2"
+    defs = build_defs([loaded])
+    shown = [str(job.metadata) + str(job.description) for job in defs.jobs or []]
+    shown += [str(vars(each)) for each in (*(defs.sensors or []), *(defs.schedules or []))]
+    graph = defs.resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        shown.append(str(graph.get(key).description) + str(graph.get(key).metadata))
+    assert "/raw/${WORD}" in "".join(shown)
+    assert not any("hunter2" in each for each in shown)

@@ -15,9 +15,8 @@ import pytest
 from wds_pipeline.config_automation import SensorConfig
 from wds_pipeline.dataset import watch
 from wds_pipeline.dataset.publish import restore
-from wds_pipeline.defs import keys, source_runs
+from wds_pipeline.defs import keys
 from wds_pipeline.defs.job import build_job
-from wds_pipeline.defs.location import build_defs
 from wds_pipeline.defs.source_sensor import Cursor, build_source_sensor
 from wds_pipeline_tests.conftest import Project, png
 from wds_pipeline_tests.defs.sensor_world import INTERVAL, SENSOR, Status, World, delete, make_world
@@ -250,12 +249,6 @@ def test_a_partition_that_is_materialized_in_the_ui_is_waited_for(
         assert f"run {run.run_id} (__ASSET_JOB) is started" in world.quiet()
     else:
         assert world.launch_settled()
-
-
-def test_the_ui_s_job_has_the_name_that_is_looked_for(project: Project) -> None:
-    assert build_defs([project.config()]).resolve_implicit_global_asset_job_def().name == (
-        source_runs._ASSET_JOB
-    )
 
 
 def test_runs_of_other_datasets_do_not_count(world: World) -> None:
