@@ -12,6 +12,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
 
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import seal
+from wds_pipeline.dataset.shard_report import LEVELS
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.defs import check_results, keys
 from wds_pipeline.storage import LocalStorage
@@ -101,3 +102,17 @@ def known_damage(
     return check_results.result(
         config, name, False, str(evaluation.description), evaluation.metadata, evaluation.severity
     )
+
+
+def hides_damage(
+    instance: dg.DagsterInstance,
+    config: DatasetConfig,
+    storage: LocalStorage,
+    manifest: Manifest,
+    level: str,
+) -> bool:
+    """Whether a reading at this level is too shallow to lift what a deeper one found."""
+    known = known_damage(instance, config, storage, manifest)
+    before = known.metadata.get("level") if known else None
+    deepest = str(getattr(before, "value", before))
+    return deepest in LEVELS and LEVELS.index(level) < LEVELS.index(deepest)

@@ -205,8 +205,17 @@ def log_audit(
             "newest stay as they are"
         )
     else:
+        shallow = not damaged and check_history.hides_damage(
+            context.instance, config, storage, manifest, report.level
+        )
+        if shallow:
+            context.log.warning(
+                f"{config.name}: a deeper reading found damage that level {report.level} cannot see; it "
+                f"stays until {keys.repair_job_name(config.name)} or a reading as deep"
+            )
         for each in evaluate(config, storage, manifest, report, damaged, context.instance):
-            log_evaluation(context, each)
+            if not (shallow and each.check_name == VERIFICATION_PASSED):
+                log_evaluation(context, each)
 
 
 def log_unreadable(context: Context, session: Session, error: Exception) -> None:

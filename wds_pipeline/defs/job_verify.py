@@ -9,7 +9,7 @@ from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import seal, version
 from wds_pipeline.dataset.audit import Audit, audit, audit_rules
 from wds_pipeline.dataset.report import Report
-from wds_pipeline.dataset.shard_report import ShardReport
+from wds_pipeline.dataset.shard_report import LEVELS, ShardReport
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.dataset.wording import counted, human_bytes, printable
 from wds_pipeline.defs import checks, keys, metadata
@@ -102,9 +102,12 @@ def observe(
         context.log_event(_of_shard(config, manifest, shard))
     if len(damaged) > _LOGGED:
         context.log.error(f"and {counted(len(damaged) - _LOGGED, 'more damaged shard')}")
-    for partition in sorted(_damaged_before(context.instance, config.name)):
-        if partition not in {seal.partition_of(name) for name in found.damaged}:
-            context.log_event(_sound(config, manifest, partition, report.level))
+    known = _damaged_before(context.instance, config.name)
+    for entry in manifest.shards:
+        level = known.get(entry.name)
+        mended = level is not None and entry.name not in found.damaged
+        if mended and LEVELS.index(report.level) >= LEVELS.index(str(level)):
+            context.log_event(_sound(config, manifest, entry.name, report.level))
     for finding in report.findings:
         if finding.shard not in found.damaged:
             say = context.log.error if finding.severity == "error" else context.log.warning
@@ -183,6 +186,7 @@ def _of_shard(config: DatasetConfig, manifest: Manifest, shard: ShardReport) -> 
         description=f"{partition}: {metadata.verdict(shard)}",
         metadata={
             "version": manifest.version,
+            "shard": shard.name,
             "passed": False,
             "verification": metadata.verdict(shard),
             "level": shard.level,
@@ -192,16 +196,16 @@ def _of_shard(config: DatasetConfig, manifest: Manifest, shard: ShardReport) -> 
     )
 
 
-def _sound(
-    config: DatasetConfig, manifest: Manifest, partition: str, level: str
-) -> dg.AssetObservation:
-    """Of a shard that an earlier verification found damaged, and this one does not."""
+def _sound(config: DatasetConfig, manifest: Manifest, name: str, level: str) -> dg.AssetObservation:
+    """Of a shard that an earlier verification found damaged, and this one, as deep, does not."""
+    partition = seal.partition_of(name)
     return dg.AssetObservation(
         keys.asset_key(config.name, keys.SHARDS),
         partition=partition,
         description=f"{partition}: passed ({level})",
         metadata={
             "version": manifest.version,
+            "shard": name,
             "passed": True,
             "verification": f"passed ({level})",
             "level": level,
@@ -209,15 +213,18 @@ def _sound(
     )
 
 
-def _damaged_before(instance: dg.DagsterInstance, dataset: str) -> set[str]:
-    """The shards whose latest observation is of damage."""
-    latest: dict[str, bool] = {}
+def _damaged_before(instance: dg.DagsterInstance, dataset: str) -> dict[str, str]:
+    """By the shards' names, the level at which the latest reading found damage."""
+    latest: dict[str, str | None] = {}
     key = keys.asset_key(dataset, keys.SHARDS)
     for record in instance.fetch_observations(key, limit=1000).records:
         observed = record.asset_observation
-        if observed is not None and observed.partition and "passed" in observed.metadata:
-            latest.setdefault(observed.partition, bool(observed.metadata["passed"].value))
-    return {partition for partition, passed in latest.items() if not passed}
+        if observed is not None and {"shard", "passed", "level"} <= observed.metadata.keys():
+            name, passed, level = (
+                observed.metadata[each].value for each in ("shard", "passed", "level")
+            )
+            latest.setdefault(str(name), None if passed else str(level))
+    return {name: level for name, level in latest.items() if level is not None}
 
 
 def _failure(config: DatasetConfig, storage: LocalStorage, manifest: Manifest, found: Audit) -> str:

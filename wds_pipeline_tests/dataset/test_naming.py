@@ -97,7 +97,8 @@ def test_what_is_ok_is_read_back_as_it_was(path: str, rule: str, fields: Any) ->
     assert samples_in(ours) == [{"__key__": key, field: b""}]
     with tarfile.open(fileobj=io.BytesIO(ours)) as archive:
         assert archive.getnames() == [name]
-        assert tarfile.data_filter(archive.getmembers()[0], "/tmp/x").name == name
+        if hasattr(tarfile, "data_filter"):  # not in the first releases of Python 3.10 and 3.11
+            assert tarfile.data_filter(archive.getmembers()[0], "/tmp/x").name == name
 
 
 @settings(max_examples=200)

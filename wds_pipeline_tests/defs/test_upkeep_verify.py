@@ -130,6 +130,32 @@ def test_a_shard_that_is_sound_again_is_observed_to_be(built: Edge) -> None:
     assert passed == [(shard.partition, False), (shard.partition, True)]
 
 
+def test_what_a_deep_reading_found_a_shallow_one_does_not_lift(built: Edge) -> None:
+    shard = built.project.latest().shards[0]
+    flip(built.project, shard)
+    run(built, "verify", {"level": "samples"}, fails=True)
+    shallow = run(built, "verify", {"level": "stat"})
+    assert "a deeper reading found damage that level stat cannot see" in "".join(
+        said(built, shallow)
+    )
+    assert statuses(built)[VERIFICATION_PASSED] == "failed"
+    assert values(observed(built, keys.SHARDS)[-1])["passed"] is False
+    run(built, "repair")
+    assert statuses(built) == PASSED
+
+
+def test_an_old_version_s_shard_says_nothing_of_the_newest_s(built: Edge) -> None:
+    for number in range(30):
+        built.project.write(f"a/{number:04d}.txt", f"another caption of {number}")
+    built.build()
+    new = built.project.latest().shards[0]
+    assert new.since == 2
+    flip(built.project, new)
+    run(built, "verify", fails=True)
+    run(built, "verify", {"version": 1})
+    assert values(observed(built, keys.SHARDS)[-1])["passed"] is False
+
+
 def test_damage_of_an_old_version_alone(built: Edge) -> None:
     built.project.write("a/0007.txt", "another caption")
     before = {shard.name: shard for shard in built.project.latest().shards}
