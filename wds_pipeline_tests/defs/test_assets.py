@@ -8,7 +8,10 @@ import pytest
 
 from wds_pipeline.dataset import seal
 from wds_pipeline.defs import keys
+from wds_pipeline.defs.check_results import VERIFICATION_PASSED
+from wds_pipeline_tests.defs.check_status import PASSED, statuses
 from wds_pipeline_tests.defs.conftest import PARTITIONED, Edge, failure_of, status_of
+from wds_pipeline_tests.defs.upkeep import flip, run
 
 
 def test_all_assets_give_the_jobs_bytes(edge: Edge) -> None:
@@ -110,12 +113,13 @@ def test_of_a_range_the_sound_ones_are_done(edge: Edge) -> None:
     times, content = path.stat(), path.read_bytes()
     path.write_bytes(content[::-1])
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    result = edge.materialize([keys.SHARDS], chosen, fails=True)
+    result = edge.materialize(PARTITIONED, chosen, fails=True)
     message = failure_of(result)
     assert f"small: 1 shard failed; 2 other shards of this run are whole:\n  {chosen[1]}" in message
     assert "it was published with" in message
     assert edge.partitions(keys.SHARDS, result.run_id) == [chosen[0], chosen[2]]
-    assert edge.partitions(keys.SHARD_REPORT, result.run_id) == [chosen[0], chosen[2]]
+    for asset in (keys.SHARD_INDEX, keys.SHARD_REPORT):
+        assert edge.partitions(asset, result.run_id) == [chosen[0], chosen[2]]
     path.write_bytes(content)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     again = edge.materialize([keys.SHARDS], [chosen[1]])
@@ -129,6 +133,40 @@ def test_a_shard_that_is_not_packed(edge: Edge, asset: str) -> None:
     message = failure_of(edge.materialize([asset], [edge.registered()[0]], fails=True))
     assert edge.registered()[0] in message
     assert "small/shards" in message
+
+
+@pytest.mark.parametrize("asset", PARTITIONED)
+def test_of_a_range_with_a_slot_that_is_gone_the_others_are_done(edge: Edge, asset: str) -> None:
+    edge.build()
+    there = edge.registered()
+    edge.instance.add_dynamic_partitions(keys.partitions_name("small"), ["zzz-000000"])
+    order = list(edge.instance.get_dynamic_partitions(keys.partitions_name("small")))
+    result = edge.materialize([asset], [order[0], order[-1]], fails=True)
+    assert "1 shard failed" in failure_of(result)
+    assert "zzz-000000: the present plan has no such shard" in failure_of(result)
+    assert edge.partitions(asset, result.run_id) == sorted(there)
+
+
+def test_the_plan_alone_takes_no_partition_of_the_newest_version_away(edge: Edge) -> None:
+    edge.build()
+    before = edge.registered()
+    for number in range(1, 30):
+        for end in ("png", "txt", "json"):
+            (edge.project.source / f"a/{number:04d}.{end}").unlink()
+    edge.materialize([keys.SHARD_PLAN])
+    assert set(before) <= set(edge.registered())
+    edge.build()
+    assert len(edge.registered()) < len(before)
+
+
+def test_a_repair_mends_what_the_checks_say(edge: Edge) -> None:
+    edge.build()
+    shard = edge.project.latest().shards[0]
+    flip(edge.project, shard)
+    run(edge, "verify", fails=True)
+    assert statuses(edge) == PASSED | {VERIFICATION_PASSED: "failed"}
+    edge.materialize([keys.SHARDS], [shard.partition])
+    assert statuses(edge) == PASSED
 
 
 def test_a_slot_that_is_gone(edge: Edge) -> None:

@@ -81,3 +81,39 @@ def test_a_build_after_a_range_syncs_the_version(edge: Edge) -> None:
     count = len(edge.events(keys.PUBLISHED_VERSION))
     edge.build()
     assert len(edge.events(keys.PUBLISHED_VERSION)) == count
+
+
+def catalogued(edge: Edge) -> dict[str, object]:
+    """By partition, the digest of the shard that its page shows."""
+    found = {}
+    for event in edge.events(keys.SHARDS):
+        found[event.partition or ""] = event.metadata["digest"].value
+    return {partition: found[partition] for partition in edge.registered()}
+
+
+def test_the_catalogue_catches_up_with_what_other_programs_published(edge: Edge) -> None:
+    edge.build()
+    edge.project.write("a/0007.txt", "another caption")
+    edge.project.build()  # as `wds-pipeline build` does it
+    edge.build()
+    newest = edge.project.latest()
+    assert newest.version == 2
+    assert catalogued(edge) == {shard.partition: shard.digest for shard in newest.shards}
+    assert badges(edge) == {}
+
+
+def test_a_first_version_of_another_program(edge: Edge) -> None:
+    edge.project.build()
+    edge.build()
+    assert badges(edge) == {}
+    assert len(edge.events(keys.SHARD_PLAN)) == 1
+    edge.build()
+    assert len(edge.events(keys.SHARD_PLAN)) == 1
+
+
+def test_a_listing_of_its_own_is_followed_by_a_plan(edge: Edge) -> None:
+    edge.build()
+    edge.project.write("README", "of no sample")
+    edge.materialize([keys.SOURCE_FILES])
+    edge.build()
+    assert badges(edge) == {}
