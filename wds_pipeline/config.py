@@ -7,7 +7,6 @@ The models' field descriptions are the reference: the JSON schema (`wds-pipeline
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ import xxhash
 from pydantic import ByteSize, Field, PrivateAttr, field_validator, model_validator
 
 from wds_pipeline.config_automation import FreshnessConfig, Schedule, SensorConfig
+from wds_pipeline.config_storage import Place, StorageConfig, absolute, check_no_password
 from wds_pipeline.config_values import (
     Callable,
     Glob,
@@ -29,16 +29,10 @@ from wds_pipeline.config_values import (
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,49}")  # Dagster takes tags of 63 characters
 _OWNER = re.compile(r"team:\w+|[\w.%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", re.ASCII)
-_NOT_OF_THE_CONTENT = {
-    "description",
-    "destination",
-    "compute",
-    "retention",
-    "schedule",
-    "sensor",
-    "freshness",
-    "owners",
-    "on_failure",
+_NOT_OF_THE_CONTENT: Any = {
+    **dict.fromkeys(("description", "destination", "compute", "retention", "schedule"), True),
+    **dict.fromkeys(("sensor", "freshness", "owners", "on_failure"), True),
+    "source": {"storage"},
 }
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")
 
@@ -56,7 +50,10 @@ class SourceConfig(Model):
     """Where the raw files are."""
 
     url: str = Field(min_length=1)
-    """A folder or file:// URL. A relative one starts at the folder of this YAML file."""
+    """A folder (a relative one starts at the folder of this YAML file), `s3://bucket/prefix`, or any
+    URL that fsspec can list: `http(s)://`, `gs://`, `az://`, `sftp://`, `hf://`."""
+    storage: StorageConfig = StorageConfig()
+    """How that store is reached, where its usual settings do not say it."""
     include: list[Glob] = ["**"]
     """Globs of the paths to take, relative to the source; `**` crosses folders, `{a,b}` is a or b."""
     exclude: list[Glob] = []
@@ -65,19 +62,34 @@ class SourceConfig(Model):
     follow_symlinks: Literal["inside", "always", "never"] = "inside"
     """`inside`: symbolic links are followed unless they leave the source."""
     fingerprint: Literal["stat", "content"] = "stat"
-    """How an edit is noticed: size and time of modification, or a hash of the whole content (reads
-    every file at each scan; for sources whose times mean nothing, such as a fresh git checkout)."""
+    """How an edit is noticed. `stat`: by size and time of modification, in an object store by size and
+    etag. `content`: by a hash of the whole content (reads every file at each scan; for folders whose
+    times mean nothing, such as a fresh git checkout)."""
+
+    @field_validator("url")
+    @classmethod
+    def _no_password(cls, url: str) -> str:
+        check_no_password(url)
+        return url
 
 
 class DestinationConfig(Model):
     """Where versions are published."""
 
     url: str = Field(min_length=1)
-    """A folder or file:// URL. A relative one starts at the folder of this YAML file."""
+    """A folder (a relative one starts at the folder of this YAML file), `s3://bucket/prefix`, or any
+    other URL that fsspec can write to."""
+    storage: StorageConfig = StorageConfig()
+    """How that store is reached, where its usual settings do not say it."""
+    commit: Literal["conditional", "single_writer"] = "conditional"
+    """How a version is committed. `conditional`: by a create that fails if the name exists, which is
+    safe whatever else runs; the build refuses a store without it. `single_writer`: by looking first,
+    for such a store, when you make sure that only one build of the dataset runs at a time."""
 
     @field_validator("url")
     @classmethod
     def _readable_by_webdataset(cls, url: str) -> str:
+        check_no_password(url)
         for bad in ("{", "}", "::", "pipe:"):
             if bad in url:
                 raise ValueError(
@@ -335,10 +347,7 @@ class DatasetConfig(Model):
 
     def resolve(self, url: str) -> str:
         """A URL or path of the configuration, made absolute from the YAML file's folder."""
-        if "://" in url:
-            return url
-        base = self._file.parent if self._file else Path()
-        return os.path.normpath(Path.cwd() / base / Path(url).expanduser())
+        return absolute(url, self._file.parent if self._file else "")
 
     @property
     def source_url(self) -> str:
@@ -347,6 +356,24 @@ class DatasetConfig(Model):
     @property
     def destination_url(self) -> str:
         return self.resolve(self.destination.url)
+
+    @property
+    def source_place(self) -> Place:
+        """The source, as `open_storage` takes it, here or in a worker."""
+        return Place(
+            url=self.source_url, storage=self.source.storage, dataset=self.name, part="source"
+        )
+
+    @property
+    def destination_place(self) -> Place:
+        """The destination, as `open_storage` takes it, here or in a worker."""
+        return Place(
+            url=self.destination_url,
+            storage=self.destination.storage,
+            dataset=self.name,
+            part="destination",
+            single_writer=self.destination.commit == "single_writer",
+        )
 
     def shown_url(self, part: Literal["source", "destination"]) -> str:
         """The URL for people: with `${NAME}` where the file says so, and not what that stands for."""

@@ -81,7 +81,9 @@ def read_configs(folder: Path) -> tuple[dict[str, DatasetConfig], list[str]]:
 def _place(config: DatasetConfig) -> str:
     """Where a dataset is published, however that is spelt."""
     url = config.destination_url.removeprefix("file://")
-    return url if "://" in url else os.path.realpath(url)
+    if "://" not in url:
+        return os.path.realpath(url)
+    return f"{config.destination.storage.endpoint_url or ''} {url.rstrip('/')}"
 
 
 def load_config(path: Path) -> DatasetConfig:

@@ -23,7 +23,7 @@ from wds_pipeline.dataset import seal, version
 from wds_pipeline.dataset.build import BuildResult, build
 from wds_pipeline.dataset.pack import DIGESTS
 from wds_pipeline.dataset.version import Manifest
-from wds_pipeline.storage import LocalStorage, open_storage
+from wds_pipeline.storage import Storage, open_storage
 
 TINY_SHARD = 12_000  # bytes: five of `png`'s samples
 
@@ -55,7 +55,7 @@ class Project:
         return self.folder / "published"
 
     @property
-    def storage(self) -> LocalStorage:
+    def storage(self) -> Storage:
         return open_storage(str(self.destination))
 
     def config(self, **more: Any) -> DatasetConfig:

@@ -23,6 +23,7 @@ FLOORS = {
     "errors": 0,
     "config_values": 0,
     "config_automation": 0,
+    "config_storage": 0,
     "config": 1,
     "config_file": 2,
     "config_reference": 2,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from wds_pipeline.config import DatasetConfig
     from wds_pipeline.dataset.version import Manifest
-    from wds_pipeline.storage import LocalStorage
+    from wds_pipeline.storage import Storage
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -74,17 +74,17 @@ def _complete(_ctx: click.Context, _param: click.Parameter, start: str) -> list[
         return []
 
 
-def open_destination(config: DatasetConfig) -> LocalStorage:
+def open_destination(config: DatasetConfig) -> Storage:
     """The dataset's destination, for reading. Raises DestinationError when it holds something else."""
     from wds_pipeline.dataset import version
     from wds_pipeline.storage import open_storage
 
-    storage = open_storage(config.destination_url)
+    storage = open_storage(config.destination_place)
     version.check_marker(storage, config.name)
     return storage
 
 
-def open_version(config: DatasetConfig, number: int | None) -> tuple[LocalStorage, Manifest]:
+def open_version(config: DatasetConfig, number: int | None) -> tuple[Storage, Manifest]:
     """A published version, or the newest. Raises DestinationError, VersionError."""
     from wds_pipeline.dataset import version
 

@@ -13,7 +13,7 @@ from wds_pipeline.cli.json_output import json_option, print_json
 if TYPE_CHECKING:
     from wds_pipeline.config import DatasetConfig
     from wds_pipeline.dataset.show import Member, Sample
-    from wds_pipeline.storage import LocalStorage
+    from wds_pipeline.storage import Storage
 
 _TEXT = 300  # characters
 
@@ -52,7 +52,7 @@ def command(
         click.echo(f"saved: {path}")
 
 
-def _values(storage: LocalStorage, sample: Sample) -> dict[str, Any]:
+def _values(storage: Storage, sample: Sample) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
@@ -67,7 +67,7 @@ def _values(storage: LocalStorage, sample: Sample) -> dict[str, Any]:
     }
 
 
-def _print(storage: LocalStorage, sample: Sample, version: int) -> None:
+def _print(storage: Storage, sample: Sample, version: int) -> None:
     from wds_pipeline.cli.tables import print_table
     from wds_pipeline.dataset.wording import clip, human_bytes, printable
 

@@ -12,7 +12,7 @@ from wds_pipeline.cli.json_output import json_option, print_json
 if TYPE_CHECKING:
     from wds_pipeline.config import DatasetConfig
     from wds_pipeline.dataset.version import Manifest
-    from wds_pipeline.storage import LocalStorage
+    from wds_pipeline.storage import Storage
 
 
 @click.command("urls")
@@ -42,14 +42,14 @@ def command(
             click.echo(url)
 
 
-def _paths(storage: LocalStorage, manifest: Manifest) -> dict[str, str | list[str]]:
+def _paths(storage: Storage, manifest: Manifest) -> dict[str, str | list[str]]:
     return {
         name: [storage.locate(shard.path) for shard in manifest.of_split(name)]
         for name in manifest.splits
     }
 
 
-def _patterns(storage: LocalStorage, manifest: Manifest) -> dict[str, str | list[str]]:
+def _patterns(storage: Storage, manifest: Manifest) -> dict[str, str | list[str]]:
     from wds_pipeline.dataset.view import has_view, patterns
     from wds_pipeline.errors import VersionError
 

@@ -25,7 +25,7 @@ from wds_pipeline.dataset.verify import read_thumbnail, verify_shard
 from wds_pipeline.dataset.verify_compare import Damage
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.errors import ConfigError, VerificationError
-from wds_pipeline.storage import LocalStorage, open_storage
+from wds_pipeline.storage import Place, Storage, open_storage
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class AuditJob:
     """All that a worker needs to verify one published shard; `wanted` is its seal as published."""
 
     wanted: Seal
-    destination: str
+    destination: Place | str
     rules: Rules
     expected: pa.Table
 
@@ -99,7 +99,7 @@ def run(job: AuditJob) -> ShardReport:
     return report
 
 
-def _changed_members(storage: LocalStorage, report: ShardReport) -> list[Finding]:
+def _changed_members(storage: Storage, report: ShardReport) -> list[Finding]:
     """Which members of a damaged shard have other content than when it was published: the report
     that was made then has the digest of each."""
     before = load_report(storage, report.name)
@@ -126,7 +126,7 @@ def _changed_members(storage: LocalStorage, report: ShardReport) -> list[Finding
 
 def audit(
     config: DatasetConfig,
-    storage: LocalStorage,
+    storage: Storage,
     manifest: Manifest,
     rules: Rules,
     pool: Executor,
@@ -144,7 +144,7 @@ def audit(
                 shard.name, shard.split, shard.slot, shard.recipe, shard.samples,
                 members[shard.partition].num_rows, shard.bytes, shard.digest,
             ),
-            config.destination_url, rules, members[shard.partition],
+            config.destination_place, rules, members[shard.partition],
         )
         for shard in manifest.shards
     ]  # fmt: skip
@@ -183,7 +183,7 @@ def samples_config(config: DatasetConfig, manifest: Manifest) -> SamplesConfig:
 
 
 def expected_members(
-    storage: LocalStorage, manifest: Manifest, more: Sequence[str] = ()
+    storage: Storage, manifest: Manifest, more: Sequence[str] = ()
 ) -> dict[str, pa.Table]:
     """By partition, the members (name, size) that the version's ledger and inventory say, in order.
 

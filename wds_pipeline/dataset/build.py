@@ -32,7 +32,7 @@ from wds_pipeline.errors import (
     DestinationError,
     VerificationError,
 )
-from wds_pipeline.storage import LocalStorage, open_storage
+from wds_pipeline.storage import Storage, open_storage
 
 _SCANS = 3  # a source that changes while it is packed is scanned anew, so many times at most
 _COMMITS = 10
@@ -79,8 +79,8 @@ class Build:
         self.progress = progress
         self.on_candidate: OnCandidate | None = None
         try:
-            self.source = open_storage(config.source_url)
-            self.destination = open_storage(config.destination_url)
+            self.source = open_storage(config.source_place)
+            self.destination = open_storage(config.destination_place)
         except ConfigError as error:
             raise ConfigError(f"{config.file or config.name}: {error}") from None
         _refuse_nesting(self.source, self.destination, config.name)
@@ -438,11 +438,18 @@ def build(
         return work.finish(draft, pool)
 
 
-def _refuse_nesting(source: LocalStorage, destination: LocalStorage, dataset: str) -> None:
+def _refuse_nesting(source: Storage, destination: Storage, dataset: str) -> None:
     """A destination inside the source would be packed into itself."""
-    one, other = (os.path.join(os.path.realpath(each.root), "") for each in (source, destination))
+    one, other = (_root(each) for each in (source, destination))
     if one.startswith(other) or other.startswith(one):
         raise ConfigError(
             f"{dataset}: destination.url: {destination.url} and source.url: {source.url} are the same "
             "folder, or one lies in the other; give the destination a folder outside of the source"
         )
+
+
+def _root(storage: Storage) -> str:
+    if storage.folders:
+        return os.path.join(os.path.realpath(storage.locate("")), "")
+    server = storage.place.storage.endpoint_url or ""
+    return f"{server} {storage.url.rstrip('/')}/"

@@ -21,7 +21,7 @@ from wds_pipeline.dataset.preview import Reason, reasons
 from wds_pipeline.dataset.scan import Listing, scan
 from wds_pipeline.dataset.settle import Progress
 from wds_pipeline.errors import DataError
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 _SPLITS = {
     "train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval",
@@ -60,7 +60,7 @@ class Discovery:
 
 
 def discover(
-    source: LocalStorage,
+    source: Storage,
     values: dict[str, Any],
     progress: Progress | None = None,
 ) -> Discovery:

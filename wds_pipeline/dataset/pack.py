@@ -19,7 +19,7 @@ from wds_pipeline.dataset import seal, tar
 from wds_pipeline.dataset.plan import Recipe
 from wds_pipeline.dataset.seal import Seal
 from wds_pipeline.errors import SourceChanged, VerificationError
-from wds_pipeline.storage import LocalStorage, Writer, open_storage
+from wds_pipeline.storage import Place, Storage, Writer, open_storage
 
 _BUFFER = 4 * 1024 * 1024
 
@@ -43,8 +43,8 @@ class PackJob:
     """All that a worker, here or elsewhere, needs to pack one shard."""
 
     recipe: Recipe
-    source: str
-    destination: str
+    source: Place | str
+    destination: Place | str
     digest: str = "xxh3-128"
     published: str = ""
 
@@ -77,7 +77,7 @@ def run(job: PackJob) -> Packed:
 
 
 def _all_changed(
-    recipe: Recipe, source: LocalStorage, first: SourceChanged
+    recipe: Recipe, source: Storage, first: SourceChanged
 ) -> tuple[tuple[str, str], ...]:
     """What else would be met, one attempt after the other: a folder of unreadable files, say."""
     found = {first.path: first.reason}
@@ -92,8 +92,8 @@ def _all_changed(
 
 def pack(
     recipe: Recipe,
-    source: LocalStorage,
-    destination: LocalStorage,
+    source: Storage,
+    destination: Storage,
     digest: str = "xxh3-128",
     published: str = "",
 ) -> Seal:
@@ -154,7 +154,7 @@ def _member_index(recipe: Recipe, offsets: np.ndarray) -> pa.Table:
 class _TarStream:
     """Gathers members in a buffer and hands it on when it is full."""
 
-    def __init__(self, file: Writer, source: LocalStorage, digest: Digest) -> None:
+    def __init__(self, file: Writer, source: Storage, digest: Digest) -> None:
         self.file = file
         self.source = source
         self.digest = digest

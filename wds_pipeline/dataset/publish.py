@@ -17,7 +17,7 @@ from wds_pipeline.dataset import seal, version
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.dataset.view import has_view, make_view, outdated, view_names
 from wds_pipeline.errors import DestinationError, VersionError
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 _TRIES = 10
 
@@ -28,7 +28,7 @@ def stamp() -> dict[str, str]:
     return {"write_id": uuid.uuid4().hex, "created": now, "writer": f"wds_pipeline {__version__}"}
 
 
-def commit(storage: LocalStorage, manifest: Manifest, files: Mapping[str, bytes]) -> bool:
+def commit(storage: Storage, manifest: Manifest, files: Mapping[str, bytes]) -> bool:
     """Publishes a version with the files beside its manifest; False on a conflict.
 
     Raises DestinationError when the destination cannot be written, and then says whether the
@@ -61,12 +61,12 @@ def commit(storage: LocalStorage, manifest: Manifest, files: Mapping[str, bytes]
     return True
 
 
-def _committed_by(storage: LocalStorage, number: int) -> str | None:
+def _committed_by(storage: Storage, number: int) -> str | None:
     manifest = version.try_read(storage, number)
     return manifest.write_id if manifest else None
 
 
-def finish(storage: LocalStorage, manifest: Manifest) -> None:
+def finish(storage: Storage, manifest: Manifest) -> None:
     """Tidies up after a commit: plain names for the files, brace-able names for the shards.
 
     Idempotent: the next build does it when the one that committed was killed before.
@@ -85,7 +85,7 @@ def finish(storage: LocalStorage, manifest: Manifest) -> None:
             make_view(storage, manifest)
 
 
-def relink_views(storage: LocalStorage, names: Collection[str]) -> None:
+def relink_views(storage: Storage, names: Collection[str]) -> None:
     """Points every version's brace-able names of these shards to their present files.
 
     The newest version's come last: as long as they are outdated, `finish` does this again.
@@ -97,7 +97,7 @@ def relink_views(storage: LocalStorage, names: Collection[str]) -> None:
                 storage.link(path, shard.path)
 
 
-def restore(storage: LocalStorage, number: int, dataset: str) -> Manifest:
+def restore(storage: Storage, number: int, dataset: str) -> Manifest:
     """Makes an old version the newest, as a new commit; returns that.
 
     Raises VersionError when the version is gone, or any of its shards.

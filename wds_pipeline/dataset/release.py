@@ -15,12 +15,12 @@ from wds_pipeline.dataset.verify import read_thumbnail
 from wds_pipeline.dataset.version import Manifest, ShardEntry, SplitTotals
 from wds_pipeline.dataset.wording import listed_changes
 from wds_pipeline.errors import VerificationError
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 
 def make_version_report(
     config: DatasetConfig,
-    storage: LocalStorage,
+    storage: Storage,
     plan: Plan,
     skipped: Mapping[str, int],
     reports: Sequence[ShardReport],
@@ -48,7 +48,7 @@ def make_version_report(
     )
 
 
-def _about(storage: LocalStorage, plan: Plan) -> str:
+def _about(storage: Storage, plan: Plan) -> str:
     changes: Counter[str] = Counter()
     for shard in plan.stale:
         changes.update({cause: count or 1 for cause, count in shard.causes.items()})
@@ -62,7 +62,7 @@ def _about(storage: LocalStorage, plan: Plan) -> str:
 
 
 def make_manifest(
-    config: DatasetConfig, storage: LocalStorage, plan: Plan, inputs: str, report: Report
+    config: DatasetConfig, storage: Storage, plan: Plan, inputs: str, report: Report
 ) -> Manifest:
     """The manifest that publishes a plan; `inputs` is a digest of all that decided it.
 
@@ -99,7 +99,7 @@ def make_manifest(
 
 
 def _new_entry(
-    config: DatasetConfig, storage: LocalStorage, shard: ShardPlan, number: int
+    config: DatasetConfig, storage: Storage, shard: ShardPlan, number: int
 ) -> ShardEntry:
     sealed = seal.read_seal(storage, shard.name)
     if sealed is None:

@@ -25,7 +25,7 @@ from wds_pipeline.dataset.verify_job import run as run_verify
 from wds_pipeline.dataset.version import Manifest, ShardEntry
 from wds_pipeline.dataset.wording import counted, printable
 from wds_pipeline.errors import SourceError
-from wds_pipeline.storage import LocalStorage, open_storage
+from wds_pipeline.storage import Storage, open_storage
 
 _SHOWN = 20  # shards of a message
 
@@ -48,7 +48,7 @@ class Repair:
 
 def repair(
     config: DatasetConfig,
-    storage: LocalStorage,
+    storage: Storage,
     manifest: Manifest,
     damaged: Collection[str],
     pool: Executor,
@@ -95,8 +95,9 @@ def unrepaired(config: DatasetConfig, manifest: Manifest, failed: dict[str, str]
 
 def _check_source(config: DatasetConfig) -> None:
     """Else every single file would be reported as gone."""
-    source = open_storage(config.source_url)
-    if not source.root.is_dir() or source.is_empty():
+    source = open_storage(config.source_place)
+    source.check()
+    if source.is_empty():
         raise SourceError(
             f"{config.name}: source.url: {config.source_url}: found no files; expected those that the "
             "damaged shards are packed from; check the path, or mount it. Nothing was changed"
@@ -104,7 +105,7 @@ def _check_source(config: DatasetConfig) -> None:
 
 
 def _recipes(
-    storage: LocalStorage, manifest: Manifest, shards: Sequence[ShardEntry]
+    storage: Storage, manifest: Manifest, shards: Sequence[ShardEntry]
 ) -> dict[str, Recipe]:
     members = expected_members(storage, manifest, ("path", "fingerprint", "field"))
     return {
@@ -126,8 +127,8 @@ def _pack(
     jobs = [
         PackJob(
             recipes[shard.name],
-            config.source_url,
-            config.destination_url,
+            config.source_place,
+            config.destination_place,
             published=shard.digest,
         )
         for shard in shards
@@ -145,7 +146,7 @@ def _pack(
 
 def _read_back(
     config: DatasetConfig,
-    storage: LocalStorage,
+    storage: Storage,
     manifest: Manifest,
     recipes: dict[str, Recipe],
     sealed: Sequence[Seal],
@@ -160,7 +161,7 @@ def _read_back(
     jobs = [
         VerifyJob(
             each.name,
-            config.destination_url,
+            config.destination_place,
             rules,
             recipes[each.name].members.select(["name", "size"]),
         )

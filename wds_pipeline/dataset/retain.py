@@ -15,7 +15,7 @@ from datetime import datetime
 from wds_pipeline.config import RetentionConfig
 from wds_pipeline.dataset import seal, version
 from wds_pipeline.dataset.version import Manifest
-from wds_pipeline.storage import TEMPORARY, FileInfo, LocalStorage
+from wds_pipeline.storage import TEMPORARY, FileInfo, Storage
 
 GRACE_SECONDS = 24 * 3600.0
 _SHARD = re.compile(r"(.+-\d{6,}-[0-9a-f]{32})\.(.+)")
@@ -38,7 +38,7 @@ class Garbage:
 
 
 def find_garbage(
-    storage: LocalStorage, config: RetentionConfig, grace: float = GRACE_SECONDS
+    storage: Storage, config: RetentionConfig, grace: float = GRACE_SECONDS
 ) -> Garbage:
     """What `collect` would remove; `grace` in seconds.
 
@@ -77,7 +77,7 @@ def find_garbage(
     return garbage
 
 
-def collect(storage: LocalStorage, garbage: Garbage, grace: float = GRACE_SECONDS) -> int:
+def collect(storage: Storage, garbage: Garbage, grace: float = GRACE_SECONDS) -> int:
     """Removes the garbage; returns how many bytes were freed.
 
     Versions go first, manifest before all else, so that nobody opens one that is being taken apart.
@@ -121,7 +121,7 @@ def _is_temporary(file: FileInfo) -> bool:
 
 
 def _beside_versions(
-    storage: LocalStorage, manifests: Mapping[int, Manifest]
+    storage: Storage, manifests: Mapping[int, Manifest]
 ) -> Iterator[tuple[int, FileInfo]]:
     """What lies in the folders and views of versions, but not what a published one is still read from."""
     for parent in (version.FOLDER, version.VIEWS):
@@ -136,6 +136,6 @@ def _beside_versions(
                     yield number, file
 
 
-def _deeper(storage: LocalStorage, where: str) -> Iterator[FileInfo]:
+def _deeper(storage: Storage, where: str) -> Iterator[FileInfo]:
     for name in storage.list_folders(where):
         yield from storage.list_files(f"{where}{name}/")

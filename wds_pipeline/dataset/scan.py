@@ -16,7 +16,7 @@ from wds_pipeline.config import SourceConfig
 from wds_pipeline.dataset.listing import LISTING, Listing
 from wds_pipeline.dataset.walk import SKIPPED, Walk
 from wds_pipeline.errors import SourceError
-from wds_pipeline.storage import CONTENT, LocalStorage
+from wds_pipeline.storage import CONTENT, Storage
 
 __all__ = ["LISTING", "SKIPPED", "Listing", "scan"]
 
@@ -26,7 +26,7 @@ _TICK_NS = 20_000_000
 
 
 def scan(
-    source: LocalStorage,
+    source: Storage,
     config: SourceConfig,
     dataset: str = "",
     progress: Callable[[int], None] | None = None,
@@ -60,7 +60,7 @@ def scan(
     return Listing(files, rows.folders, dict(sorted(walk.skipped.items())), walk.examples)
 
 
-def _with_content(source: LocalStorage, files: pa.Table, dataset: str) -> pa.Table:
+def _with_content(source: Storage, files: pa.Table, dataset: str) -> pa.Table:
     """Replaces each file's time by a hash of its content."""
 
     def fingerprint(path: str, problem: str | None) -> str:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wds_pipeline.errors import VerificationError, VersionError
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 FOLDER = "shards/"
 TAR = ".tar"
@@ -71,7 +71,7 @@ def path(name: str, ending: str) -> str:
     return f"{FOLDER}{name}{ending}"
 
 
-def read_seal(storage: LocalStorage, name: str) -> Seal | None:
+def read_seal(storage: Storage, name: str) -> Seal | None:
     """The seal of a shard, or None if it is not sealed.
 
     Raises VerificationError for a seal that is not readable, VersionError for one of a newer format.
@@ -100,7 +100,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def read_parquet(storage: LocalStorage, where: str) -> pa.Table:
+def read_parquet(storage: Storage, where: str) -> pa.Table:
     """A whole Parquet file. Raises FileNotFoundError, or VerificationError if it is not readable."""
     return parse_parquet(storage.read(where), storage.locate(where))
 
@@ -119,7 +119,7 @@ def parse_parquet(data: bytes, where: str) -> pa.Table:
         ) from error
 
 
-def read_member_index(storage: LocalStorage, name: str) -> pa.Table:
+def read_member_index(storage: Storage, name: str) -> pa.Table:
     """A shard's member index, with the columns of `MEMBER_INDEX`.
 
     Raises FileNotFoundError or VerificationError.

@@ -23,7 +23,7 @@ from wds_pipeline.dataset.shard_report import Rules, ShardReport, load_report
 from wds_pipeline.dataset.verify_job import Verified, VerifyJob
 from wds_pipeline.dataset.verify_job import run as run_verify
 from wds_pipeline.errors import DestinationError, VerificationError
-from wds_pipeline.storage import UNREADABLE, LocalStorage, open_storage
+from wds_pipeline.storage import UNREADABLE, Storage, open_storage
 
 # Called with what is under way ("pack", "verify"), how many bytes are done, and of how many.
 Progress = Callable[[str, int, int], None]
@@ -40,7 +40,7 @@ def rules(config: DatasetConfig) -> Rules:
 
 
 def unsealed(
-    storage: LocalStorage, shards: Iterable[ShardPlan], sizes: Mapping[str, int]
+    storage: Storage, shards: Iterable[ShardPlan], sizes: Mapping[str, int]
 ) -> list[ShardPlan]:
     """The shards that are not stored whole.
 
@@ -64,7 +64,7 @@ def unsealed(
     return missing
 
 
-def _seal_or_none(storage: LocalStorage, name: str) -> seal.Seal | None:
+def _seal_or_none(storage: Storage, name: str) -> seal.Seal | None:
     try:
         return seal.read_seal(storage, name)
     except VerificationError:
@@ -88,8 +88,8 @@ def pack_shards(
     jobs = (
         PackJob(
             plan.recipe(shard),
-            config.source_url,
-            config.destination_url,
+            config.source_place,
+            config.destination_place,
             config.shards.digest,
             (published or {}).get(shard.name, ""),
         )
@@ -108,7 +108,7 @@ def pack_shards(
 
 def check_space(config: DatasetConfig, needed: int) -> None:
     """Raises DestinationError when so many bytes do not fit on the destination's disk."""
-    free = open_storage(config.destination_url).free_bytes()
+    free = open_storage(config.destination_place).free_bytes()
     if free is not None and free < needed:
         raise DestinationError(
             f"{config.name}: destination.url: {config.destination_url}: {free:,} bytes are free, "
@@ -134,7 +134,7 @@ def verify_shards(
     jobs = (
         VerifyJob(
             shard.name,
-            config.destination_url,
+            config.destination_place,
             wanted,
             plan.recipe(shard).members.select(["name", "size"]),
             tuple(n for n in (known or {}).get(shard.partition, ()) if n != shard.name),
@@ -152,9 +152,7 @@ def verify_shards(
     return results
 
 
-def load_reports(
-    storage: LocalStorage, shards: Sequence[ShardPlan]
-) -> dict[str, ShardReport | None]:
+def load_reports(storage: Storage, shards: Sequence[ShardPlan]) -> dict[str, ShardReport | None]:
     """The shards' reports by name; None where there is none to rely on."""
     with ThreadPoolExecutor(8) as threads:
         found = threads.map(lambda shard: load_report(storage, shard.name), shards)

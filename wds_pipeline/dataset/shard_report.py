@@ -17,7 +17,7 @@ import xxhash
 
 from wds_pipeline.dataset.content import Facts
 from wds_pipeline.dataset.seal import REPORT, Seal, parquet_bytes, path
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 LEVELS = ("stat", "digest", "samples", "decode")
 
@@ -166,7 +166,7 @@ def known_facts(reports: Iterable[ShardReport], rules: Rules) -> dict[tuple[str,
     return facts
 
 
-def save_report(storage: LocalStorage, report: ShardReport) -> None:
+def save_report(storage: Storage, report: ShardReport) -> None:
     """Writes the report beside its shard. Raises DestinationError."""
     values = {
         "format_version": FORMAT_VERSION,
@@ -187,7 +187,7 @@ def save_report(storage: LocalStorage, report: ShardReport) -> None:
     storage.put(path(report.name, REPORT), parquet_bytes(table))
 
 
-def load_report(storage: LocalStorage, name: str) -> ShardReport | None:
+def load_report(storage: Storage, name: str) -> ShardReport | None:
     """The report beside a shard; None if there is none that this release wrote and can read."""
     try:
         file = pq.ParquetFile(pa.BufferReader(storage.read(path(name, REPORT))))

@@ -17,7 +17,7 @@ from wds_pipeline.config import SamplesConfig
 from wds_pipeline.dataset import content, samples, seal, version
 from wds_pipeline.dataset.version import Manifest, ShardEntry
 from wds_pipeline.errors import DestinationError, VerificationError, VersionError
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 _TEXT = 1000  # bytes of a text that are looked at
 _NEAR = 2000  # keys that are compared with one that is not there
@@ -49,7 +49,7 @@ class Sample:
     members: list[Member]
 
 
-def read_sample(storage: LocalStorage, manifest: Manifest, key: str | None = None) -> Sample:
+def read_sample(storage: Storage, manifest: Manifest, key: str | None = None) -> Sample:
     """A sample of a version, or its first one.
 
     Raises VersionError when there is no such sample, naming its reason if it is in the quarantine,
@@ -68,7 +68,7 @@ def read_sample(storage: LocalStorage, manifest: Manifest, key: str | None = Non
     return Sample(key, shard.split, shard, position, members)
 
 
-def save_sample(storage: LocalStorage, sample: Sample, folder: Path) -> list[Path]:
+def save_sample(storage: Storage, sample: Sample, folder: Path) -> list[Path]:
     """Writes a sample's files into a folder, each under the last part of its key.
 
     In place of files of the same names, also if these are links to elsewhere. Raises
@@ -95,9 +95,7 @@ def save_sample(storage: LocalStorage, sample: Sample, folder: Path) -> list[Pat
     return written
 
 
-def _find(
-    storage: LocalStorage, manifest: Manifest, key: str | None
-) -> tuple[ShardEntry, str, int]:
+def _find(storage: Storage, manifest: Manifest, key: str | None) -> tuple[ShardEntry, str, int]:
     ledger = version.read_table(storage, manifest, version.LEDGER)
     row = 0 if key is None else pc.index(ledger["key"], pa.scalar(key, pa.large_string())).as_py()
     if row < 0:
@@ -117,7 +115,7 @@ def _find(
     )
 
 
-def _unknown(storage: LocalStorage, manifest: Manifest, ledger: pa.Table, key: str) -> str:
+def _unknown(storage: Storage, manifest: Manifest, ledger: pa.Table, key: str) -> str:
     where = f"{manifest.dataset}: version {manifest.version} has no sample {key!r}"
     quarantine = version.read_table(storage, manifest, version.QUARANTINE)
     rows = quarantine.filter(pc.equal(quarantine["key"], key)).to_pylist()
@@ -157,7 +155,7 @@ def _samples_config(manifest: Manifest) -> SamplesConfig:
 
 
 def _look(
-    storage: LocalStorage,
+    storage: Storage,
     manifest: Manifest,
     shard: ShardEntry,
     row: dict[str, object],
@@ -197,7 +195,7 @@ def _image_size(data: bytes) -> tuple[int | None, int | None, str | None]:
         return None, None, None
 
 
-def _chunks(storage: LocalStorage, shard: ShardEntry, member: Member) -> Iterator[bytes]:
+def _chunks(storage: Storage, shard: ShardEntry, member: Member) -> Iterator[bytes]:
     with storage.open(shard.path) as file:
         file.seek(member.offset)
         left = member.size

@@ -13,7 +13,7 @@ from wds_pipeline.dataset.report_findings import Group, Place
 from wds_pipeline.dataset.shard_report import LEVELS, Finding
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.errors import VersionError
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def of_report(made: Report) -> Found:
     )  # fmt: skip
 
 
-def read(storage: LocalStorage, manifest: Manifest) -> Found:
+def read(storage: Storage, manifest: Manifest) -> Found:
     """What a version's stored report found. Raises VersionError when it cannot be read."""
     data = version.read_file(storage, manifest, version.REPORT_JSON)
     where = storage.locate(version.folder(manifest.version) + version.REPORT_JSON)
@@ -78,7 +78,7 @@ def read(storage: LocalStorage, manifest: Manifest) -> Found:
         ) from None
 
 
-def missing(storage: LocalStorage, manifest: Manifest) -> list[Finding]:
+def missing(storage: Storage, manifest: Manifest) -> list[Finding]:
     """The version's shards whose files are gone or have another size: a look, nothing is read.
 
     Raises DestinationError.

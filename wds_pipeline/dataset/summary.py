@@ -21,12 +21,12 @@ from wds_pipeline.dataset.wording import (
     listed_changes,
     printable,
 )
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 _WIDTH = 110
 
 
-def summary(config: DatasetConfig, storage: LocalStorage, manifest: Manifest) -> str:
+def summary(config: DatasetConfig, storage: Storage, manifest: Manifest) -> str:
     """What a version holds, what was left out and why, how to read it, and what to try next.
 
     Raises VersionError, VerificationError when the version's files cannot be read.
@@ -65,7 +65,7 @@ def _splits(manifest: Manifest) -> str:
     return "\n".join("  " + line for line in aligned(rows, right=(1, 2, 3)))
 
 
-def _quarantine(storage: LocalStorage, manifest: Manifest) -> str:
+def _quarantine(storage: Storage, manifest: Manifest) -> str:
     count = sum(manifest.quarantined.values())
     if not count:
         return "quarantine: no sample was left out"
@@ -83,7 +83,7 @@ def _quarantine(storage: LocalStorage, manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
-def _verification(storage: LocalStorage, manifest: Manifest) -> str:
+def _verification(storage: Storage, manifest: Manifest) -> str:
     result = manifest.verification
     errors, warnings = result.get("errors", 0), result.get("warnings", 0)
     verdict = "passed" if result.get("passed") else f"failed with {counted(errors, 'error')}"
@@ -95,7 +95,7 @@ def _verification(storage: LocalStorage, manifest: Manifest) -> str:
     return f"{line}\nreport: {printable(page)}"
 
 
-def _reading(storage: LocalStorage, manifest: Manifest) -> str:
+def _reading(storage: Storage, manifest: Manifest) -> str:
     if view.has_view(storage, manifest):
         patterns = view.patterns(storage, manifest)
         lines = ["shards:", *(f"  {name}: {url}" for name, url in patterns.items())]
@@ -125,7 +125,7 @@ def program() -> str:
     return shlex.quote(os.path.relpath(beside))
 
 
-def _next(config: DatasetConfig, storage: LocalStorage, manifest: Manifest) -> str:
+def _next(config: DatasetConfig, storage: Storage, manifest: Manifest) -> str:
     name, start = manifest.dataset, program()
     ledger = version.read_table(storage, manifest, version.LEDGER)
     keys = ledger["key"].slice(0, 200).to_pylist()

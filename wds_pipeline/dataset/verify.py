@@ -34,7 +34,7 @@ from wds_pipeline.dataset.verify_compare import (
     compare_with_plan,
 )
 from wds_pipeline.errors import VerificationError
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 THUMBNAILS = 8  # samples shown of each shard
 _CAPTION = 240  # characters
@@ -47,7 +47,7 @@ _NOT_DECODED = Facts()
 
 
 def verify_shard(
-    storage: LocalStorage,
+    storage: Storage,
     seal: Seal,
     rules: Rules,
     expected: pa.Table | None = None,
@@ -82,7 +82,7 @@ def verify_shard(
     return report
 
 
-def read_thumbnail(storage: LocalStorage, rules: Rules, shard: str, key: str) -> Thumbnail | None:
+def read_thumbnail(storage: Storage, rules: Rules, shard: str, key: str) -> Thumbnail | None:
     """One sample of a stored shard, to show; None if it cannot be read.
 
     For the few samples that a version's report speaks of: reads the member index, then the sample.
@@ -101,7 +101,7 @@ def read_thumbnail(storage: LocalStorage, rules: Rules, shard: str, key: str) ->
     return card.thumbnail() if rows else None
 
 
-def _read_index(storage: LocalStorage, seal: Seal, damage: Damage) -> pa.Table | None:
+def _read_index(storage: Storage, seal: Seal, damage: Damage) -> pa.Table | None:
     where = path(seal.name, MEMBERS)
     try:
         return read_member_index(storage, seal.name).select(MEMBER_INDEX.names).cast(MEMBER_INDEX)
@@ -127,7 +127,7 @@ def _claimed(index: pa.Table | None) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=REPORT_MEMBERS)
 
 
-def _check_stat(storage: LocalStorage, seal: Seal, damage: Damage) -> None:
+def _check_stat(storage: Storage, seal: Seal, damage: Damage) -> None:
     found = storage.stat(path(seal.name, TAR))
     if found is None:
         raise FileNotFoundError

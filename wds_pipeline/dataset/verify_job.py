@@ -15,7 +15,7 @@ from wds_pipeline.dataset.shard_report import (
     save_report,
 )
 from wds_pipeline.dataset.verify import verify_shard
-from wds_pipeline.storage import open_storage
+from wds_pipeline.storage import Place, open_storage
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class VerifyJob:
     """
 
     name: str
-    destination: str
+    destination: Place | str
     rules: Rules
     expected: pa.Table | None = None
     known: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wds_pipeline.dataset import seal
 from wds_pipeline.errors import DestinationError, VersionError
-from wds_pipeline.storage import TEMPORARY, LocalStorage
+from wds_pipeline.storage import TEMPORARY, Storage
 
 FOLDER = "versions"
 VIEWS = "views"
@@ -143,7 +143,7 @@ def build_folder(version: int, write_id: str) -> str:
     return f"{folder(version)}build-{write_id}/"
 
 
-def check_marker(storage: LocalStorage, dataset: str) -> bool:
+def check_marker(storage: Storage, dataset: str) -> bool:
     """Whether a destination is this dataset's already; False when it is empty.
 
     Raises DestinationError when it holds something else.
@@ -181,14 +181,14 @@ def check_marker(storage: LocalStorage, dataset: str) -> bool:
     return True
 
 
-def write_marker(storage: LocalStorage, dataset: str) -> None:
+def write_marker(storage: Storage, dataset: str) -> None:
     """Makes an empty folder this dataset's destination. Raises DestinationError."""
     values = {"dataset": dataset, "format_version": FORMAT_VERSION}
     if not storage.put_if_absent(MARKER, (json.dumps(values) + "\n").encode()):
         check_marker(storage, dataset)  # another build was first
 
 
-def read_checked(storage: LocalStorage, number: int) -> str | None:
+def read_checked(storage: Storage, number: int) -> str | None:
     """Other inputs than its own that are known to give this version too; None if there are none."""
     try:
         values = json.loads(storage.read(CHECKED))
@@ -197,7 +197,7 @@ def read_checked(storage: LocalStorage, number: int) -> str | None:
         return None
 
 
-def write_checked(storage: LocalStorage, number: int, inputs: str) -> None:
+def write_checked(storage: Storage, number: int, inputs: str) -> None:
     """Remembers that these inputs give this version, so that the next build need not plan.
 
     Raises DestinationError.
@@ -205,13 +205,13 @@ def write_checked(storage: LocalStorage, number: int, inputs: str) -> None:
     storage.put(CHECKED, (json.dumps({"version": number, "inputs": inputs}) + "\n").encode())
 
 
-def list_versions(storage: LocalStorage) -> list[int]:
+def list_versions(storage: Storage) -> list[int]:
     """The published versions, oldest first."""
     numbers = (name for name in storage.list_folders(FOLDER) if name.isdigit())
     return [n for n in sorted(map(int, numbers)) if storage.stat(folder(n) + "manifest.json")]
 
 
-def latest(storage: LocalStorage) -> Manifest | None:
+def latest(storage: Storage) -> Manifest | None:
     """The newest version, or None. Raises VersionError when it cannot be read, or was lost."""
     numbers = (int(name) for name in storage.list_folders(FOLDER) if name.isdigit())
     for number in sorted(numbers, reverse=True):
@@ -229,12 +229,12 @@ def latest(storage: LocalStorage) -> Manifest | None:
     return None
 
 
-def _was_published(storage: LocalStorage, number: int) -> bool:
+def _was_published(storage: Storage, number: int) -> bool:
     """Whether a version has files under the plain names that they get after the commit."""
     return any(not name.startswith(TEMPORARY) for name in storage.list_names(folder(number)))
 
 
-def next_number(storage: LocalStorage, parent: int) -> int:
+def next_number(storage: Storage, parent: int) -> int:
     """The number of the version after `parent`: the next that none ever had.
 
     A view without a manifest is what is left of a version that was lost. (It is made after the
@@ -248,7 +248,7 @@ def next_number(storage: LocalStorage, parent: int) -> int:
     return number
 
 
-def read(storage: LocalStorage, version: int | None, dataset: str) -> Manifest:
+def read(storage: Storage, version: int | None, dataset: str) -> Manifest:
     """A version, or the newest. Raises VersionError when there is none, or it cannot be read."""
     manifest = latest(storage) if version is None else try_read(storage, version)
     if manifest is None:
@@ -259,7 +259,7 @@ def read(storage: LocalStorage, version: int | None, dataset: str) -> Manifest:
     return manifest
 
 
-def try_read(storage: LocalStorage, version: int) -> Manifest | None:
+def try_read(storage: Storage, version: int) -> Manifest | None:
     """A version's manifest, or None. Raises VersionError for a newer format or a damaged file."""
     path = folder(version) + "manifest.json"
     try:
@@ -274,7 +274,7 @@ def try_read(storage: LocalStorage, version: int) -> Manifest | None:
         ) from error
 
 
-def read_file(storage: LocalStorage, manifest: Manifest, name: str) -> bytes:
+def read_file(storage: Storage, manifest: Manifest, name: str) -> bytes:
     """A file beside the manifest. Raises VersionError when it is missing."""
     plain = folder(manifest.version) + name
     # Tidying up makes the plain name before it removes the other: looked at in this order, twice.
@@ -294,7 +294,7 @@ def read_file(storage: LocalStorage, manifest: Manifest, name: str) -> bytes:
     )
 
 
-def read_table(storage: LocalStorage, manifest: Manifest, name: str) -> pa.Table:
+def read_table(storage: Storage, manifest: Manifest, name: str) -> pa.Table:
     """A Parquet file beside the manifest. Raises VersionError, VerificationError."""
     data = read_file(storage, manifest, name)
     return seal.parse_parquet(data, storage.locate(folder(manifest.version) + name))

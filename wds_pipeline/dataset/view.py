@@ -6,7 +6,7 @@ Hard links, so they cost no space; numbered without gaps, whatever the slots.
 from __future__ import annotations
 
 from wds_pipeline.dataset.version import Manifest, ShardEntry, view_folder
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 
 def view_names(manifest: Manifest) -> list[tuple[str, ShardEntry]]:
@@ -19,13 +19,13 @@ def view_names(manifest: Manifest) -> list[tuple[str, ShardEntry]]:
     return named
 
 
-def has_view(storage: LocalStorage, manifest: Manifest) -> bool:
+def has_view(storage: Storage, manifest: Manifest) -> bool:
     """Whether the names are all there."""
     there = set(storage.list_names(view_folder(manifest.version)))
     return all(path.rpartition("/")[2] in there for path, _ in view_names(manifest))
 
 
-def outdated(storage: LocalStorage, manifest: Manifest) -> set[str]:
+def outdated(storage: Storage, manifest: Manifest) -> set[str]:
     """The shards that a name of this version does not lead to, but to the file before a repair."""
     return {
         shard.name
@@ -36,13 +36,13 @@ def outdated(storage: LocalStorage, manifest: Manifest) -> set[str]:
     }
 
 
-def make_view(storage: LocalStorage, manifest: Manifest) -> None:
+def make_view(storage: Storage, manifest: Manifest) -> None:
     """Gives the shards their brace-able names. Raises DestinationError."""
     for path, shard in view_names(manifest):
         storage.link(path, shard.path)
 
 
-def patterns(storage: LocalStorage, manifest: Manifest) -> dict[str, str]:
+def patterns(storage: Storage, manifest: Manifest) -> dict[str, str]:
     """Split → one pattern that names all its shards, as `webdataset.WebDataset` takes it."""
     found = {}
     for split in manifest.splits:

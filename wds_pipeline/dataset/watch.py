@@ -22,7 +22,7 @@ from wds_pipeline.config import SourceConfig
 from wds_pipeline.dataset.listing import NOTHING, fold
 from wds_pipeline.dataset.walk import Position, Step, Walk
 from wds_pipeline.errors import SourceError
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 _CHUNK_ROWS = 100_000
 _FORMAT = "1"
@@ -87,7 +87,7 @@ class Look(BaseModel):
 
 
 def look(
-    source: LocalStorage,
+    source: Storage,
     config: SourceConfig,
     dataset: str,
     seconds: float,
@@ -143,7 +143,7 @@ def look(
     )
 
 
-def _rules(source: LocalStorage, config: SourceConfig) -> str:
+def _rules(source: Storage, config: SourceConfig) -> str:
     """A digest of what decides which files are seen, and in which order."""
     parts = [_FORMAT, source.url, config.include, config.exclude, config.follow_symlinks]
     return xxhash.xxh3_64_hexdigest(json.dumps(parts).encode())

@@ -21,7 +21,7 @@ from wds_pipeline.dataset.shard_report import ShardReport, load_report
 from wds_pipeline.dataset.version import Manifest, ShardEntry
 from wds_pipeline.defs import keys, metadata
 from wds_pipeline.defs.events import log_materializations
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 # To Dagster, the plan's data version is how recipes are made: only when that changes is every shard
 # out of date. Were it the plan's digest, one new sample would badge all shards that stay as they are.
@@ -102,7 +102,7 @@ def _logged(instance: dg.DagsterInstance, dataset: str, asset: str, entry: str) 
 def log_shards(
     context: dg.OpExecutionContext,
     config: DatasetConfig,
-    storage: LocalStorage,
+    storage: Storage,
     made: Iterable[Made],
     assets: Collection[str] = (keys.SHARDS, keys.SHARD_INDEX, keys.SHARD_REPORT),
 ) -> int:
@@ -120,7 +120,7 @@ def log_shards(
 
 
 def _of_shard(
-    config: DatasetConfig, storage: LocalStorage, shard: Made, asset: str, before: int
+    config: DatasetConfig, storage: Storage, shard: Made, asset: str, before: int
 ) -> dg.AssetMaterialization | None:
     """A shard's event; `before` is the number of the last event that it may be made of."""
     upstream = {keys.SHARDS: keys.SHARD_PLAN, keys.SHARD_INDEX: keys.SHARDS}.get(
@@ -165,7 +165,7 @@ def _made_of(dataset: str, upstream: str, data_version: str, before: int) -> dic
 def log_version(
     context: dg.OpExecutionContext,
     config: DatasetConfig,
-    storage: LocalStorage,
+    storage: Storage,
     manifest: Manifest,
     rebuilt: Collection[str] = (),
     logged: Collection[str] = (),
@@ -213,7 +213,7 @@ def _out_of_date(instance: dg.DagsterInstance, dataset: str, manifest: Manifest)
 def log_version_shards(
     context: dg.OpExecutionContext,
     config: DatasetConfig,
-    storage: LocalStorage,
+    storage: Storage,
     manifest: Manifest,
     rebuilt: Collection[str] = (),
     logged: Collection[str] = (),
@@ -254,7 +254,7 @@ def _known_digests(instance: dg.DagsterInstance, dataset: str) -> dict[str, str]
     return found
 
 
-def _stored(storage: LocalStorage, shards: Iterable[ShardEntry]) -> Iterator[Made]:
+def _stored(storage: Storage, shards: Iterable[ShardEntry]) -> Iterator[Made]:
     for shard in shards:
         found = seal.read_seal(storage, shard.name)
         if found is not None:

@@ -15,7 +15,7 @@ from wds_pipeline.dataset import seal
 from wds_pipeline.dataset.shard_report import LEVELS
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.defs import check_results, keys
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 # A pointer to the materialization that an evaluation is of.
 Target: TypeAlias = AssetCheckEvaluationTargetMaterializationData
@@ -57,7 +57,7 @@ def _value(evaluation: dg.AssetCheckEvaluation, name: str) -> Any:
 def lacking(
     instance: dg.DagsterInstance,
     config: DatasetConfig,
-    storage: LocalStorage,
+    storage: Storage,
     manifest: Manifest,
     names: Iterable[str],
 ) -> list[str]:
@@ -84,7 +84,7 @@ def lacking(
 
 
 def known_damage(
-    instance: dg.DagsterInstance, config: DatasetConfig, storage: LocalStorage, manifest: Manifest
+    instance: dg.DagsterInstance, config: DatasetConfig, storage: Storage, manifest: Manifest
 ) -> dg.AssetCheckResult | None:
     """What reading this version back found, unless all shards that it found damaged were packed anew
     since; None too if it found nothing."""
@@ -107,7 +107,7 @@ def known_damage(
 def hides_damage(
     instance: dg.DagsterInstance,
     config: DatasetConfig,
-    storage: LocalStorage,
+    storage: Storage,
     manifest: Manifest,
     level: str,
 ) -> bool:

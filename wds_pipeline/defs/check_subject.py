@@ -20,7 +20,7 @@ from wds_pipeline.dataset.shard_report import Finding, Thumbnail
 from wds_pipeline.dataset.stored_report import Found
 from wds_pipeline.dataset.verify import read_thumbnail
 from wds_pipeline.dataset.version import Manifest
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def of_candidate(config: DatasetConfig, plan: Plan, report: Report) -> Subject:
     )
 
 
-def of_version(config: DatasetConfig, storage: LocalStorage, manifest: Manifest) -> Subject:
+def of_version(config: DatasetConfig, storage: Storage, manifest: Manifest) -> Subject:
     """A published version, by what is stored of it: no shard is read, but all have to be there.
 
     Raises DestinationError, VersionError, VerificationError when it cannot be read.
@@ -118,7 +118,7 @@ def of_version(config: DatasetConfig, storage: LocalStorage, manifest: Manifest)
 
 def of_audit(
     config: DatasetConfig,
-    storage: LocalStorage,
+    storage: Storage,
     manifest: Manifest,
     report: Report,
     damaged: Collection[str],
@@ -135,9 +135,7 @@ def of_audit(
     )
 
 
-def _published(
-    config: DatasetConfig, storage: LocalStorage, manifest: Manifest, **more: Any
-) -> Subject:
+def _published(config: DatasetConfig, storage: Storage, manifest: Manifest, **more: Any) -> Subject:
     return Subject(
         config=config,
         about=f"version {manifest.version}",

@@ -32,7 +32,7 @@ from wds_pipeline.defs.check_results import (
 from wds_pipeline.defs.check_subject import Subject
 from wds_pipeline.defs.session import Session
 from wds_pipeline.errors import VerificationError, WdsPipelineError
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
 OF_VERSION = (
@@ -162,7 +162,7 @@ def _fresh(session: Session) -> dg.AssetCheckResult:
 
 def evaluate(
     config: DatasetConfig,
-    storage: LocalStorage,
+    storage: Storage,
     manifest: Manifest,
     report: Report,
     damaged: Collection[str] = (),

@@ -11,7 +11,7 @@ from wds_pipeline.dataset.wording import counted, human_bytes
 from wds_pipeline.defs import catalogue, checks, keys
 from wds_pipeline.defs.session import Session
 from wds_pipeline.defs.upkeep_job import LEVEL, progress_lines, published, session_of, upkeep_job
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 
 def repair_job(config: DatasetConfig) -> dg.JobDefinition:
@@ -79,7 +79,7 @@ def _say(context: dg.OpExecutionContext, found: Audit) -> None:
 def _mend(
     context: dg.OpExecutionContext,
     session: Session,
-    storage: LocalStorage,
+    storage: Storage,
     manifest: Manifest,
     found: Audit,
 ) -> dict[str, str]:

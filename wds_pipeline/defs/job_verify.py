@@ -15,7 +15,7 @@ from wds_pipeline.dataset.wording import counted, human_bytes, printable
 from wds_pipeline.defs import checks, keys, metadata
 from wds_pipeline.defs.upkeep_job import LEVEL, progress_lines, published, session_of, upkeep_job
 from wds_pipeline.errors import VerificationError, VersionError
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 _LOGGED = 200  # damaged shards that get lines and an observation; more is a disk that is gone
 _SHOWN = 10  # damaged shards in the run's error
@@ -227,7 +227,7 @@ def _damaged_before(instance: dg.DagsterInstance, dataset: str) -> dict[str, str
     return {name: level for name, level in latest.items() if level is not None}
 
 
-def _failure(config: DatasetConfig, storage: LocalStorage, manifest: Manifest, found: Audit) -> str:
+def _failure(config: DatasetConfig, storage: Storage, manifest: Manifest, found: Audit) -> str:
     """What is not as it was published, and what to do."""
     head = (
         f"{config.name}: version {manifest.version} is not as it was published: "
@@ -253,7 +253,7 @@ def _listed(head: str, shown: Sequence[str]) -> str:
 
 def _advice(
     config: DatasetConfig,
-    storage: LocalStorage,
+    storage: Storage,
     manifest: Manifest,
     damaged: Mapping[str, ShardReport],
 ) -> str:

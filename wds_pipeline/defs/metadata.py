@@ -22,7 +22,7 @@ from wds_pipeline.dataset.seal import MEMBERS, REPORT, TAR, Seal, path
 from wds_pipeline.dataset.shard_report import ShardReport, Thumbnail
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.dataset.wording import clip, human_bytes, printable
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 Metadata = dict[str, Any]
 
@@ -130,7 +130,7 @@ def plan_digest(plan: Plan) -> str:
     return state.hexdigest()
 
 
-def of_shard(storage: LocalStorage, seal: Seal, cause: str, report: ShardReport | None) -> Metadata:
+def of_shard(storage: Storage, seal: Seal, cause: str, report: ShardReport | None) -> Metadata:
     """One sealed shard, with some samples to show."""
     tar = storage.locate(path(seal.name, TAR))
     found: Metadata = {}
@@ -151,7 +151,7 @@ def of_shard(storage: LocalStorage, seal: Seal, cause: str, report: ShardReport 
     }
 
 
-def of_index(storage: LocalStorage, seal: Seal) -> Metadata:
+def of_index(storage: Storage, seal: Seal) -> Metadata:
     """One shard's member index."""
     return {
         "dagster/row_count": seal.members,
@@ -161,7 +161,7 @@ def of_index(storage: LocalStorage, seal: Seal) -> Metadata:
     }
 
 
-def of_report(storage: LocalStorage, report: ShardReport) -> Metadata:
+def of_report(storage: Storage, report: ShardReport) -> Metadata:
     """What verification found in one shard."""
     problems = Counter(each for each in report.members["problem"].to_pylist() if each)
     found: Metadata = {
@@ -193,7 +193,7 @@ def verdict(report: ShardReport) -> str:
     return f"passed ({report.level}){unusable}"
 
 
-def of_version(config: DatasetConfig, storage: LocalStorage, manifest: Manifest) -> Metadata:
+def of_version(config: DatasetConfig, storage: Storage, manifest: Manifest) -> Metadata:
     """A published version, and how to read it."""
     summary = manifest.verification
     patterns = view.patterns(storage, manifest)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset.build import BuildResult
 from wds_pipeline.dataset.summary import program, summary
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 
-def print_summary(config: DatasetConfig, storage: LocalStorage, result: BuildResult) -> None:
+def print_summary(config: DatasetConfig, storage: Storage, result: BuildResult) -> None:
     """Prints what a build did, and of a new version what it holds and how to read it."""
     number = result.manifest.version
     if result.status == "unchanged" and not result.packed:

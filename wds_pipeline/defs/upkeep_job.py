@@ -12,7 +12,7 @@ from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.dataset.wording import human_bytes
 from wds_pipeline.defs import console, keys
 from wds_pipeline.defs.session import Session, session_resource
-from wds_pipeline.storage import LocalStorage
+from wds_pipeline.storage import Storage
 
 _SECONDS = 30.0  # between two lines of progress: each is an event, which is stored for ever
 
@@ -79,7 +79,7 @@ def session_of(context: dg.OpExecutionContext) -> Session:
     return found
 
 
-def published(session: Session, number: int | None = None) -> tuple[LocalStorage, Manifest]:
+def published(session: Session, number: int | None = None) -> tuple[Storage, Manifest]:
     """A published version, or the newest. Raises DestinationError, VersionError."""
     storage, name = session.build.destination, session.config.name
     version.check_marker(storage, name)

@@ -85,7 +85,7 @@ def test_a_committed_manifest_is_never_replaced(built: Project) -> None:
 
 @pytest.mark.parametrize("error", ["before", "after", "sync"])
 def test_a_lost_reply(built: Project, monkeypatch: pytest.MonkeyPatch, error: str) -> None:
-    import wds_pipeline.storage as module
+    import wds_pipeline.storage.local as module
 
     manifest = next_of(built.latest())
     real = LocalStorage.put_if_absent

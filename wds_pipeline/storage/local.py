@@ -1,7 +1,4 @@
-"""The one door to bytes: read, write, list, put-if-absent, under a root folder.
-
-Paths are relative to the root, with `/`. Nothing here renames or assumes folders, so that an object
-store can stand behind the same verbs; `LocalStorage` is the one that exists today.
+"""A folder of a local or mounted filesystem.
 
 Every write is whole or absent: a temporary name, fsync, then one rename or link.
 """
@@ -13,60 +10,42 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import BinaryIO, TypeVar
 
 import xxhash
 
-from wds_pipeline.errors import ConfigError, DestinationError, SourceChanged
+from wds_pipeline.config_storage import Place
+from wds_pipeline.errors import DestinationError, SourceChanged
+from wds_pipeline.storage.base import (
+    CONTENT,
+    TEMPORARY,
+    UNREADABLE,
+    FileInfo,
+    Read,
+    Storage,
+    Writer,
+)
 
-TEMPORARY = ".tmp-"  # names with this prefix are unfinished writes; `gc` removes old ones
-CONTENT = "xxh3-128:"  # a fingerprint that is a hash of the content starts so
-UNREADABLE = "cannot be read"  # how the reason of a SourceChanged begins that is none of content
 _CHUNK = 4 * 1024 * 1024
 _TRIES = 20
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class FileInfo:
-    """One stored file: `path` relative to the root, `size` in bytes, `modified` in seconds."""
-
-    path: str
-    size: int
-    modified: float
-
-
-class Writer(Protocol):
-    """A file under way; it exists under its name once the `create` block ends without an error."""
-
-    def write(self, data: bytes | memoryview, /) -> None: ...
-
-
-def open_storage(url: str) -> LocalStorage:
-    """The storage behind a URL: a folder's path or `file://` URL.
-
-    Raises ConfigError for a scheme that is not supported.
-    """
-    scheme = urlsplit(url).scheme if "://" in url else ""
-    if scheme not in ("", "file"):
-        raise ConfigError(
-            f"{url}: found the scheme {scheme!r}; expected a local folder or a file:// URL "
-            "(object stores are not supported by this release)"
-        )
-    return LocalStorage(Path(url[len("file://") :] if scheme else url))
-
-
-class LocalStorage:
+class LocalStorage(Storage):
     """A folder of a local or mounted filesystem."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._prefix = os.path.join(os.fspath(root), "")
+    hard_links = True
+    folders = True
+
+    def __init__(self, place: Place | Path) -> None:
+        place = place if isinstance(place, Place) else Place(url=str(place))
+        super().__init__(place)
+        path = place.url.partition("://")[2] if "://" in place.url else place.url
+        self.root = Path(path)
+        self._prefix = os.path.join(path, "")
 
     @property
     def url(self) -> str:
@@ -84,6 +63,15 @@ class LocalStorage:
     def open(self, path: str) -> BinaryIO:
         """The file for reading, seekable. Raises FileNotFoundError."""
         return open(self._prefix + path, "rb")
+
+    def start_reads(self, reads: Sequence[Read]) -> Callable[[], None]:
+        """Reads when it is waited for: the page cache is as fast one file after the other."""
+
+        def wait() -> None:
+            for each in reads:
+                self.read_into(each.path, each.view, each.fingerprint)
+
+        return wait
 
     def read_into(self, path: str, view: memoryview, fingerprint: str) -> None:
         """Fills `view` with the file, which must be the one that the scan saw.
