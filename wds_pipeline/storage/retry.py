@@ -1,0 +1,56 @@
+"""Trying again what may pass: growing, random pauses, within a budget of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_delay,
+    wait_random_exponential,
+)
+
+from wds_pipeline.errors import may_pass
+from wds_pipeline.storage.base import Usage
+
+_FIRST_PAUSE = 0.1  # seconds, at most; then twice as long each time
+_LONGEST_PAUSE = 10.0
+Result = TypeVar("Result")
+
+
+def persist(
+    work: Callable[[], Result],
+    seconds: float,
+    usage: Usage,
+    explain: Callable[[Exception], Exception],
+) -> Result:
+    """Does the work, again while what it raises may pass and less than `seconds` are over.
+
+    The pauses are random below a limit that doubles ("full jitter"), so that many workers do not come
+    back at once. `explain` turns what was raised into what the user is told, which says by
+    `errors.may_pass` whether trying again may help; the last one is raised.
+    """
+
+    def attempt() -> Result:
+        try:
+            return work()
+        except Exception as error:
+            told = explain(error)
+            if told is error:
+                raise
+            raise told from error
+
+    def count(_: RetryCallState) -> None:
+        usage.count("retries")
+
+    trying = Retrying(
+        stop=stop_after_delay(seconds),
+        wait=wait_random_exponential(_FIRST_PAUSE, _LONGEST_PAUSE),
+        retry=retry_if_exception(may_pass),
+        before_sleep=count,
+        reraise=True,
+    )
+    return trying(attempt)
