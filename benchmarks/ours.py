@@ -150,11 +150,11 @@ def build_once(source: str, destination: str, **parts: Any) -> dict[str, Any]:
     return {"seconds": seconds, "status": result.status, "packed": result.packed}
 
 
-def scale(files: int) -> dict[str, float]:
-    """The seconds of planning a synthetic listing, first and again with 1 % more; and the peak."""
-    from benchmarks.scale import plan_listing
+def scale(step: str, **arguments: Any) -> dict[str, Any]:
+    """A step of the benchmark of that name."""
+    from benchmarks.scale_steps import STEPS
 
-    return plan_listing(files)
+    return STEPS[step](**arguments)
 
 
 def main() -> None:

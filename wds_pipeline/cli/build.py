@@ -51,6 +51,7 @@ def print_result(config: DatasetConfig, result: BuildResult, as_json: bool) -> N
     manifest = result.manifest
     if result.status == "unchanged" and not result.warnings:
         click.echo(f"nothing changed: version {manifest.version} is up to date")
+        _print_costs(result)
         click.echo(f"(`wds-pipeline versions {config.name} --summary` shows what it holds)")
         return
     text = summary(config, open_destination(config), manifest)
@@ -71,7 +72,13 @@ def print_result(config: DatasetConfig, result: BuildResult, as_json: bool) -> N
         )
     for warning in result.warnings:
         click.echo(f"warning: {printable(warning)}\n")
+    _print_costs(result)
     click.echo(text, nl=False)
+
+
+def _print_costs(result: BuildResult) -> None:
+    if str(result.costs):
+        click.echo(f"asked of the stores: {result.costs}\n")
 
 
 def _values(result: BuildResult) -> dict[str, Any]:
@@ -83,6 +90,7 @@ def _values(result: BuildResult) -> dict[str, Any]:
         "causes": result.causes,
         "gone": result.gone,
         "warnings": result.warnings,
+        "costs": result.costs.to_json(),
         **manifest.model_dump(include={"dataset", "splits", "files", "quarantined"}),
         "verification": manifest.verification,
     }

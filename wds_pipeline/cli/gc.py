@@ -55,6 +55,7 @@ def command(config: DatasetConfig, yes: bool, grace: float, as_json: bool) -> No
                 "versions": garbage.versions,
                 "shards": garbage.shards,
                 "files": [file.path for file in garbage.files],
+                "uploads": [file.path for file in garbage.uploads],
                 "bytes": garbage.bytes if freed is None else freed,
                 "spared_young_shards": garbage.young,
             }
@@ -70,7 +71,7 @@ def _print(config: DatasetConfig, garbage: Garbage, freed: int | None, again: st
 
     for line in describe(garbage, "--grace"):
         click.echo(line)
-    if not garbage.versions and not garbage.files:
+    if not garbage:
         click.echo(f"nothing to remove; {kept(config)}")
     elif freed is None:
         click.echo(f"\n{human_bytes(garbage.bytes)} in shards would be freed; {kept(config)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,7 @@ from wds_pipeline.cli.progress import progress_bars
 
 if TYPE_CHECKING:
     from wds_pipeline.config import DatasetConfig
+    from wds_pipeline.dataset.costs import PriceTable
     from wds_pipeline.dataset.preview import Preview, ShardPreview
 
 _SHOWN = 30
@@ -21,24 +23,40 @@ _SHOWN = 30
 @dataset_argument
 @click.option("--all", "every", is_flag=True, help="List all shards, also those that stay.")
 @click.option("--repack", is_flag=True, help="What `wds-pipeline repack` would do.")
+@click.option(
+    "--price",
+    "prices",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="What it would cost, by this YAML file of your provider's prices (docs/how-to/object-stores.md).",
+)
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, config: DatasetConfig, every: bool, repack: bool, as_json: bool
+    ctx: click.Context,
+    config: DatasetConfig,
+    every: bool,
+    repack: bool,
+    prices: Path | None,
+    as_json: bool,
 ) -> None:
     """Show what a build would do and why; write nothing.
 
     What is wrong with a file's content (a broken image, json that does not parse) shows only when a
     build reads it. Exits with 1 when the build would fail.
     """
+    from wds_pipeline.dataset.costs import read_prices
     from wds_pipeline.dataset.preview import preview
 
+    table = read_prices(prices) if prices else None  # a mistake in it is told before the scan
     with progress_bars() as progress:
         found = preview(config, progress, repack=repack)
     if as_json:
-        print_json(found.to_json())
+        priced = {"price": table.price(found.costs)} if table else {}
+        print_json({**found.to_json(), **priced})
     else:
         _print(found, every)
+        _print_costs(found, table)
     if found.problems:
         ctx.exit(1)
 
@@ -59,6 +77,19 @@ def _print(found: Preview, every: bool) -> None:
         click.echo(f"\nwarning: {printable(warning)}")
     for problem in found.problems:
         click.echo(printable(f"\nthe build would fail: {problem}", lines=True))
+
+
+def _print_costs(found: Preview, table: PriceTable | None) -> None:
+    if str(found.costs):
+        click.echo(f"\nabout to be asked of the stores: {found.costs}")
+    if table is None:
+        return
+    price = table.price(found.costs)
+    unit = f" {table.currency}" if table.currency else ""
+    click.echo(
+        f"price: {price['total']:,.4f}{unit} (source {price['source']:,.4f}, destination "
+        f"{price['destination']:,.4f}), and {price['a_month']:,.4f}{unit} a month to keep what is written"
+    )
 
 
 def _head(found: Preview) -> str:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def command(config: DatasetConfig, number: int | None, as_json: bool) -> None:
     """Make brace-able names for a version's shards.
 
-    Hard links, which take no space, numbered without gaps. A build makes them for its own version.
+    Numbered without gaps. In a folder they are hard links, which take no space, and a build makes them
+    for its own version. In an object store they are copies, made by the server, as large as the shards.
     """
     from wds_pipeline.dataset.view import make_view, patterns
 

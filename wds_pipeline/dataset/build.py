@@ -18,6 +18,7 @@ import xxhash
 from wds_pipeline.compute import open_pool, prepare
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import publish, release, report_html, samples, seal, settle, version
+from wds_pipeline.dataset.costs import Costs
 from wds_pipeline.dataset.naming import assign
 from wds_pipeline.dataset.pack import Packed
 from wds_pipeline.dataset.parent import Parent
@@ -32,7 +33,7 @@ from wds_pipeline.errors import (
     DestinationError,
     VerificationError,
 )
-from wds_pipeline.storage import Storage, open_storage
+from wds_pipeline.storage import Storage, Usage, open_storage
 
 _SCANS = 3  # a source that changes while it is packed is scanned anew, so many times at most
 _COMMITS = 10
@@ -61,7 +62,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build did. `packed` counts the shards that it wrote."""
+    """What a build did. `packed` counts the shards that it wrote, `costs` what its stores were asked."""
 
     status: Literal["published", "unchanged", "repaired"]
     manifest: Manifest
@@ -69,6 +70,7 @@ class BuildResult:
     causes: dict[str, str] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    costs: Costs = field(default_factory=lambda: Costs(Usage(), Usage()))
 
 
 class Build:
@@ -90,6 +92,8 @@ class Build:
 
         Raises DestinationError when it holds something else or cannot be written.
         """
+        self.destination.check()
+        self.destination.check_put_if_absent()
         if not version.check_marker(self.destination, self.config.name):
             version.write_marker(self.destination, self.config.name)
         newest = version.latest(self.destination)
@@ -124,14 +128,18 @@ class Build:
             return None
         if samples.PASSING & newest.quarantined.keys():
             return None  # files that could not be read may be readable now
-        there = set(self.destination.list_names(seal.FOLDER))
+        there = settle.stored_sizes(self.destination)
         for shard in newest.shards:
             if any(shard.name + end not in there for end in (seal.MEMBERS, seal.SEAL)):
                 return None
-            tar = self.destination.stat(shard.path)
-            if tar is None or tar.size != shard.bytes:
+            if there.get(shard.name + seal.TAR) != shard.bytes:
                 return None
         return newest
+
+    @property
+    def costs(self) -> Costs:
+        """What the stores were asked so far, by the workers too."""
+        return Costs(self.source.usage, self.destination.usage)
 
     def newest(self) -> Manifest | None:
         """The newest version, or None. Raises DestinationError, VersionError."""
@@ -204,10 +212,11 @@ class Build:
     def pack(self, plan: Plan, shards: Sequence[ShardPlan], pool: Executor) -> list[Packed]:
         """Packs these shards of the plan.
 
-        Raises DestinationError, WorkerError; and VerificationError, when the others are packed, for
-        those that would not have the bytes that were published.
+        Raises SourceError, DestinationError, WorkerError; and VerificationError, when the others are
+        packed, for those that would not have the bytes that were published.
         """
         packed = self.try_pack(plan, shards, pool)
+        settle.check_passing(self.config, packed)
         refused = [each.refused for each in packed if each.refused]
         if refused:
             more = f"\n… and {len(refused) - 10:,} more shards" if len(refused) > 10 else ""
@@ -215,11 +224,14 @@ class Build:
         return packed
 
     def try_pack(self, plan: Plan, shards: Sequence[ShardPlan], pool: Executor) -> list[Packed]:
-        """Packs these shards of the plan; what was refused is a result. Raises DestinationError,
-        WorkerError."""
+        """Packs these shards of the plan; what was refused or failed in passing is a result. Raises
+        SourceError, DestinationError, WorkerError."""
         newest = self.newest()
         published = {shard.name: shard.digest for shard in newest.shards} if newest else {}
         packed = settle.pack_shards(self.config, plan, shards, pool, self.progress, published)
+        for each in packed:
+            self.source.usage.add(each.usage[0])
+            self.destination.usage.add(each.usage[1])
         again = published.keys() & {each.name for each in packed if each.seal is not None}
         if again:  # repaired: the views' hard links still lead to the damaged files
             publish.relink_views(self.destination, again)
@@ -227,11 +239,12 @@ class Build:
 
     def unverified(self, plan: Plan) -> list[ShardPlan]:
         """The plan's shards that have no report to rely on."""
-        reports = settle.load_reports(self.destination, plan.shards)
         wanted = settle.rules(self.config)
+        reports = settle.load_reports(self.destination, plan.shards)
+        seals = settle.load_seals(self.destination, plan.shards)
         missing = []
         for shard in plan.shards:
-            report, sealed = reports[shard.name], seal.read_seal(self.destination, shard.name)
+            report, sealed = reports[shard.name], seals[shard.name]
             if report is None or sealed is None or not report.covers(sealed, wanted):
                 missing.append(shard)
         return missing
@@ -253,7 +266,9 @@ class Build:
         published = [shard.name for shard in newest.shards] if newest else []
         for name in (*published, *superseded):
             known.setdefault(seal.partition_of(name), []).append(name)
-        settle.verify_shards(self.config, plan, shards, pool, known, self.progress)
+        verified = settle.verify_shards(self.config, plan, shards, pool, known, self.progress)
+        for each in verified:
+            self.destination.usage.add(each.usage)
 
     def settle(self, draft: Draft, pool: Executor) -> Draft:
         """Packs and verifies until every shard of the plan, as it then is, is sealed and sound.
@@ -395,7 +410,9 @@ class Build:
                 if inputs != newest.inputs:  # what changed was not part of any sample
                     version.write_checked(self.destination, newest.version, inputs)
                 status: Any = "repaired" if draft.repaired else "unchanged"
-                return BuildResult(status, newest, len(draft.packed), warnings=plan.warnings)
+                return BuildResult(
+                    status, newest, len(draft.packed), warnings=plan.warnings, costs=self.costs
+                )
             manifest = self.publish(draft, self.report(draft))
             if manifest is not None:
                 published = {shard.name for shard in manifest.shards}
@@ -404,7 +421,13 @@ class Build:
                         self.destination.delete(seal.path(name, seal.REPORT))
                 causes = {shard.partition: shard.cause for shard in plan.stale}
                 return BuildResult(
-                    "published", manifest, len(draft.packed), causes, plan.gone, plan.warnings
+                    "published",
+                    manifest,
+                    len(draft.packed),
+                    causes,
+                    plan.gone,
+                    plan.warnings,
+                    self.costs,
                 )
             # The other build may have seen a newer source than this one.
             draft = self._draft(draft, listing=self.scan())
@@ -431,7 +454,7 @@ def build(
     if not repack and not resplit:
         newest = work.newest_if_current(listing)
         if newest is not None:
-            return BuildResult("unchanged", newest)
+            return BuildResult("unchanged", newest, costs=work.costs)
     prepare(config.compute)
     draft = work.plan(listing, repack=repack, resplit=resplit)
     with open_pool(config.compute) as pool:

@@ -28,8 +28,10 @@ def why_stale(
     """
     before = parent.ledger
     old_digests = ledger.digests(before["digest"])
-    index = pc.index_in(found.keys, value_set=before["key"].combine_chunks())
-    old = pc.fill_null(index, -1).to_numpy()[order]
+    was_row = np.full(len(found), -1, np.int64)
+    still = np.flatnonzero(places.published >= 0)
+    was_row[places.published[still]] = still
+    old = was_row[order]
     known = old >= 0
     edited = np.zeros(len(order), bool)
     edited[known] = old_digests[old[known]] != found.digests[order[known]]
@@ -65,18 +67,18 @@ def _left(
     left = np.zeros(len(starts), np.int64)
     if not before.num_rows:
         return left
-    slots = before["slot"].to_numpy()
-    at = pc.fill_null(pc.index_in(before["key"], value_set=found.keys), -1).to_numpy()
+    at = places.published
     gone = (at < 0) | (found.problem[at] != "")
-    shard = {
-        (int(places.split[order[start]]), int(places.slot[order[start]])): index
-        for index, start in enumerate(starts.tolist())
-    }
-    for code, slot in zip(was_in[gone].tolist(), slots[gone].tolist(), strict=True):
-        index = shard.get((code, slot))
-        if index is not None:
-            left[index] += 1
-    return left
+    here = _place(places.split[order[starts]], places.slot[order[starts]])
+    left_from = _place(was_in[gone], before["slot"].to_numpy()[gone])
+    shard = np.searchsorted(here, left_from)
+    shard = shard[here[np.minimum(shard, len(here) - 1)] == left_from]
+    return left + np.bincount(shard, minlength=len(left))
+
+
+def _place(split: np.ndarray, slot: np.ndarray) -> np.ndarray:
+    """Split and slot as one number, in the order of both."""
+    return (split.astype(np.int64) << 32) + slot
 
 
 def _source_changed(
@@ -88,17 +90,22 @@ def _source_changed(
     """
     rows = found.rows(edited)
     files = found.files.take(pa.array(rows))
-    at = pc.index_in(files["path"], value_set=before["path"].combine_chunks())
+    near = before.filter(pc.is_in(before["path"], value_set=files["path"].combine_chunks()))
+    at = pc.index_in(files["path"], value_set=near["path"].combine_chunks())
     there = pc.is_valid(at).to_numpy()
-    old = before.take(pc.fill_null(at, 0))
+    if not there.any():
+        return np.ones(len(edited), bool)
+    old = near.take(pc.fill_null(at, 0))
     same = there & (old["size"].to_numpy() == files["size"].to_numpy())
     same &= pc.equal(old["fingerprint"], files["fingerprint"]).to_numpy()
     counts = found.first[edited + 1] - found.first[edited]
     starts = np.cumsum(counts) - counts
     changed = np.logical_or.reduceat(~same, starts)
     # A file that the sample had and that is gone from the source is a change as well.
-    was = before.filter(pc.equal(before["status"].cast(pa.string()), naming.OK))
-    kept = pc.is_in(was["path"], value_set=inventory["path"].combine_chunks())
-    lost = was.filter(pc.invert(kept))["key"].combine_chunks()
     keys = found.keys.take(pa.array(edited))
+    was = before.filter(pc.is_in(before["key"], value_set=keys))
+    was = was.filter(pc.equal(was["status"].cast(pa.string()), naming.OK))
+    paths = inventory["path"]
+    kept = paths.filter(pc.is_in(paths, value_set=was["path"].combine_chunks())).combine_chunks()
+    lost = was.filter(pc.invert(pc.is_in(was["path"], value_set=kept)))["key"].combine_chunks()
     return changed | np.asarray(pc.is_in(keys, value_set=lost))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -24,6 +25,7 @@ from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.storage import CONTENT
 
 _EXAMPLES = 5
+_ASKED = 256  # files, where each costs a request
 _LOOKED_AT = 10_000  # files or folders, where the listing's time does not say it
 
 
@@ -121,7 +123,7 @@ def _written(work: Build, fresh: pa.Table, newest: Manifest) -> datetime | None:
     if not fresh.num_rows:
         return None
     created = _created(newest)
-    timed = work.config.source.fingerprint == "stat"
+    timed = work.config.source.fingerprint == "stat" and work.source.folders
     late = np.zeros(fresh.num_rows, bool)
     found: list[datetime] = []
     if timed:
@@ -141,6 +143,9 @@ def _came(
 
     `timed` says that their times of modification are older than the version.
     """
+    if not work.source.folders:
+        yield from _stored(work, list(paths)[:_ASKED])
+        return
     for path in paths:
         try:
             found = os.stat(work.source.locate(path))
@@ -154,8 +159,17 @@ def _came(
             yield max(_folder_changed(work, path), created)
 
 
+def _stored(work: Build, paths: list[str]) -> Iterable[datetime]:
+    """When a store got these files."""
+    with ThreadPoolExecutor(work.source.lookups) as threads:
+        found = list(threads.map(work.source.stat, paths))
+    return [_moment(each.modified) for each in found if each is not None]
+
+
 def _gone(work: Build, paths: Iterable[str], newest: Manifest) -> datetime | None:
-    """The last moment at which the oldest of these deletions can have been."""
+    """The last moment at which the oldest of these deletions can have been. A store does not say."""
+    if not work.source.folders:
+        return None
     one_a_folder = {path.rpartition("/")[0]: path for path in paths}.values()
     times = [_folder_changed(work, path) for path in one_a_folder]
     return max(min(times), _created(newest)) if times else None

@@ -6,11 +6,13 @@ for sequential, hash, jump-hash, extendible and sort-and-cut layouts, which rewr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import xxhash
+
+_BATCH = 131_072
 
 
 @dataclass(frozen=True)
@@ -30,19 +32,19 @@ class Tail:
     samples: int = 0
 
 
-def shuffled(keys: Sequence[str]) -> np.ndarray:
+def shuffled(keys: pa.LargeStringArray) -> np.ndarray:
     """An order of keys by a hash, so that neighbours in the source are not neighbours in a shard.
 
     Depends on the keys alone, not on the order in which they come.
     """
-    hashes = np.fromiter(
-        (xxhash.xxh3_64_intdigest(key.encode()) for key in keys), np.uint64, len(keys)
-    )
-    return np.lexsort((np.asarray(keys, object), hashes)) if _ties(hashes) else hashes.argsort()
-
-
-def _ties(hashes: np.ndarray) -> bool:
-    return len(np.unique(hashes)) < len(hashes)
+    hashes = np.empty(len(keys), np.uint64)
+    for start in range(0, len(keys), _BATCH):  # as Python's strings, all keys would be large
+        some = keys[start : start + _BATCH].to_pylist()
+        hashes[start : start + len(some)] = [xxhash.xxh3_64_intdigest(k.encode()) for k in some]
+    order = hashes.argsort()
+    if (np.diff(hashes[order]) == 0).any():
+        order = np.lexsort((np.asarray(keys.to_pylist(), object), hashes))
+    return order
 
 
 def fill(sizes: np.ndarray, tail: Tail, limits: Limits) -> np.ndarray:

@@ -7,13 +7,14 @@ slash. `v1.0/a.seg.png` is the field `seg.png` of the sample `v1.0/a`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from wds_pipeline.config import SamplesConfig
+from wds_pipeline.dataset.naming_columns import Plain, plain
 
 OK = "ok"
 # Files that are not part of a sample: ignored and counted.
@@ -106,6 +107,21 @@ class Namer:
             status = _name_status(stem, field)
         return stem, field, status
 
+    def plain(self, paths: pa.LargeStringArray) -> Plain:
+        """The names of a batch that none of the rules has a say in, beside their extension."""
+        late = self._rule in ("last_dot", "escape")
+        return plain(paths, dotted=not late, percent=self._rule != "escape")
+
+    def plain_field(self, extension: str) -> tuple[str | None, str | None]:
+        """(field, status) of plain names with this extension, as `split` gives them; the status is
+        None where each is to be looked at by itself."""
+        if self._pattern is not None:
+            return None, None
+        field, status, _ = self._field(extension.lower())
+        if field is not None and (status != OK or _SUSPECT.search(f".{field}")):
+            return None, None
+        return field, status
+
     def spelling(self, path: str, key: str) -> str:
         """The key that a path would have if `last_dot` left its dots: another one is a collision."""
         folder_end = path.rfind("/") + 1
@@ -182,25 +198,30 @@ def assign(files: pa.Table, config: SamplesConfig) -> pa.Table:
     Returns a table with the schema `INVENTORY`, in the same order.
     """
     namer = Namer(config)
+    fields: dict[str, int] = {}
     keys: list[pa.Array] = []
-    fields: list[str | None] = []
+    field_codes = np.empty(files.num_rows, np.int32)
     codes = np.empty(files.num_rows, np.int8)
+    odd = np.empty(files.num_rows, bool)
     row = 0
     for batch in files.select(["path"]).to_batches(max_chunksize=_BATCH):
-        batch_keys: list[str | None] = []
-        for path in batch.column(0).to_pylist():
-            key, field, status = namer.split(path)
-            batch_keys.append(key)
-            fields.append(field)
-            codes[row] = _CODE[status]
-            row += 1
-        keys.append(pa.array(batch_keys, pa.large_string()))
-    key_column = pa.chunked_array(keys, pa.large_string())
+        here = slice(row, row + batch.num_rows)
+        paths = batch.column(0)
+        found, odd[here] = _plain_keys(namer, paths, fields, field_codes[here], codes[here])
+        keys.append(
+            _add_odd(namer, paths, fields, field_codes[here], codes[here], found, odd[here])
+        )
+        row += batch.num_rows
+    # In one piece: what is taken from a column in pieces is put together first, each time.
+    key_column = pa.chunked_array([pa.concat_arrays(keys)] if keys else [], pa.large_string())
+    del keys
     for code, rows in _problems_of_scan(files):
         named = pc.is_valid(key_column).to_numpy()[rows]  # the others are ignored in any case
         codes[rows[named]] = code
     if config.naming == "last_dot":
-        codes[_collisions(namer, files["path"], key_column, codes)] = _CODE["key_collision"]
+        sound = pc.is_valid(key_column).to_numpy() & (codes == _CODE[OK])
+        found = _collisions(namer, files["path"], key_column, sound, odd)
+        codes[found] = _CODE["key_collision"]
     status = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(_STATUS))
     return pa.table(
         [
@@ -208,11 +229,64 @@ def assign(files: pa.Table, config: SamplesConfig) -> pa.Table:
             files["size"],
             files["fingerprint"],
             key_column,
-            pa.array(fields, pa.string()).dictionary_encode(),
+            pa.DictionaryArray.from_arrays(
+                pa.array(field_codes, mask=field_codes < 0), pa.array(list(fields), pa.string())
+            ),
             status,
         ],
         schema=INVENTORY,
     )
+
+
+def _plain_keys(
+    namer: Namer,
+    paths: pa.LargeStringArray,
+    fields: dict[str, int],
+    field_codes: np.ndarray,
+    codes: np.ndarray,
+) -> tuple[pa.Array, np.ndarray]:
+    """The keys of the plain names of a batch, by column, and which of its rows are left.
+
+    Sets the plain ones' status codes and those of their fields, -1 for none; `fields` are the fields
+    met so far, each with its code.
+    """
+    found = namer.plain(paths)
+    known = [namer.plain_field(extension) for extension in found.extensions]
+    names = [name or "" for name, _ in known]
+    usable = np.array([status is not None for _, status in known], bool)[found.extension]
+    usable &= found.short(np.array([len(name.encode()) for name in names], np.int64))
+    rows, extension = found.row[usable], found.extension[usable]
+    number = np.full(len(known), -1, np.int32)
+    for code in np.unique(extension).tolist():
+        if names[code]:
+            number[code] = fields.setdefault(names[code], len(fields))
+    field_codes[rows] = number[extension]
+    codes[rows] = np.array([_CODE[status or OK] for _, status in known], np.int8)[extension]
+    odd = np.ones(len(paths), bool)
+    odd[rows] = False
+    return found.keys(usable & (number[found.extension] >= 0), len(paths)), odd
+
+
+def _add_odd(
+    namer: Namer,
+    paths: pa.LargeStringArray,
+    fields: dict[str, int],
+    field_codes: np.ndarray,
+    codes: np.ndarray,
+    keys: pa.Array,
+    odd: np.ndarray,
+) -> pa.Array:
+    """The keys of a batch with those of its odd rows, one by one; sets their codes."""
+    rows = np.flatnonzero(odd)
+    if not len(rows):
+        return keys
+    values: list[str | None] = []
+    for row, path in zip(rows.tolist(), paths.take(pa.array(rows)).to_pylist(), strict=True):
+        key, field, status = namer.split(path)
+        values.append(key)
+        field_codes[row] = -1 if field is None else fields.setdefault(field, len(fields))
+        codes[row] = _CODE[status]
+    return pc.replace_with_mask(keys, pa.array(odd), pa.array(values, pa.large_string()))
 
 
 def _problems_of_scan(files: pa.Table) -> Iterable[tuple[int, np.ndarray]]:
@@ -220,21 +294,37 @@ def _problems_of_scan(files: pa.Table) -> Iterable[tuple[int, np.ndarray]]:
     problem = files["problem"]
     if problem.null_count == len(problem):
         return
-    values = np.asarray(problem.to_pylist(), dtype=object)
-    for status in sorted({value for value in values if value is not None}):
-        yield _CODE[status], np.flatnonzero(values == status)
+    for status in sorted(pc.unique(problem.drop_null()).to_pylist()):
+        rows = pc.fill_null(pc.equal(problem, status), False)
+        yield _CODE[status], np.flatnonzero(rows.to_numpy())
 
 
 def _collisions(
-    namer: Namer, paths: pa.ChunkedArray, keys: pa.ChunkedArray, codes: np.ndarray
-) -> list[int]:
-    """Rows whose key is also made of another stem, which the rule `last_dot` can do."""
+    namer: Namer, paths: pa.ChunkedArray, keys: pa.ChunkedArray, sound: np.ndarray, odd: np.ndarray
+) -> np.ndarray:
+    """Rows whose key is also made of another stem, which the rule `last_dot` can do.
+
+    `sound` are rows with a key and no problem; `odd` those that are not plain: only of these can the
+    key be another than the stem.
+    """
+    spelt = _spelling(namer, paths, keys, np.flatnonzero(sound & odd))
+    merged = {key for _, key, stem in spelt if stem != key}
+    if not merged:
+        return np.empty(0, np.int64)
+    here = pc.is_in(keys, value_set=pa.array(merged, pa.large_string())).to_numpy()
     stems: dict[str, set[str]] = {}
-    members = [
-        (row, path, key)
-        for row, (path, key) in enumerate(zip(paths.to_pylist(), keys.to_pylist(), strict=True))
-        if key is not None and codes[row] == _CODE[OK]
-    ]
-    for _, path, key in members:
-        stems.setdefault(key, set()).add(namer.spelling(path, key))
-    return [row for row, _, key in members if len(stems[key]) > 1]
+    members = list(_spelling(namer, paths, keys, np.flatnonzero(sound & here)))
+    for _, key, stem in members:
+        stems.setdefault(key, set()).add(stem)
+    return np.array([row for row, key, _ in members if len(stems[key]) > 1], np.int64)
+
+
+def _spelling(
+    namer: Namer, paths: pa.ChunkedArray, keys: pa.ChunkedArray, rows: np.ndarray
+) -> Iterator[tuple[int, str, str]]:
+    """(row, key, stem) of rows."""
+    for start in range(0, len(rows), _BATCH):
+        some = rows[start : start + _BATCH]
+        columns = (each.take(pa.array(some)).to_pylist() for each in (paths, keys))
+        for row, path, key in zip(some.tolist(), *columns, strict=True):
+            yield row, key, namer.spelling(path, key)

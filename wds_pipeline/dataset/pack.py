@@ -7,8 +7,9 @@ gathered in it, so that a shard costs one write per few MB; large ones stream th
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -18,10 +19,14 @@ import xxhash
 from wds_pipeline.dataset import seal, tar
 from wds_pipeline.dataset.plan import Recipe
 from wds_pipeline.dataset.seal import Seal
-from wds_pipeline.errors import SourceChanged, VerificationError
-from wds_pipeline.storage import Place, Storage, Writer, open_storage
-
-_BUFFER = 4 * 1024 * 1024
+from wds_pipeline.errors import (
+    DestinationError,
+    SourceChanged,
+    SourceError,
+    VerificationError,
+    may_pass,
+)
+from wds_pipeline.storage import Place, Read, Storage, Usage, Writer, open_storage
 
 
 class Digest(Protocol):
@@ -52,28 +57,47 @@ class PackJob:
 @dataclass(frozen=True)
 class Packed:
     """What came of a job: the seal, or the source files (path, reason) because of which there is none,
-    or why the shard would not be the one that was published."""
+    or why the shard would not be the one that was published, or what failed in passing.
+
+    `usage` is what it asked of the source and of the destination.
+    """
 
     name: str
     seal: Seal | None
     changed: tuple[tuple[str, str], ...] = ()
     refused: str = ""
+    failed: str = ""
+    usage: tuple[Usage, Usage] = field(default_factory=lambda: (Usage(), Usage()))
 
 
 def run(job: PackJob) -> Packed:
-    """Packs one shard; a source that is not what it was is a result, not an error, so that the other
-    shards are packed.
+    """Packs one shard, if it is not sealed already: a job whose worker died is done again.
 
-    Raises DestinationError when the destination cannot be written.
+    A source that is not what it was is a result, not an error, so that the other shards are packed; so
+    is what failed in passing, when the store's budget of tries is spent.
+
+    Raises SourceError, DestinationError when no other shard would fare better.
     """
     source, destination = open_storage(job.source), open_storage(job.destination)
+    done = _run(job, source, destination)
+    return replace(done, usage=(source.usage, destination.usage))
+
+
+def _run(job: PackJob, source: Storage, destination: Storage) -> Packed:
+    name = job.recipe.name
     try:
-        sealed = pack(job.recipe, source, destination, job.digest, job.published)
+        sealed = None if job.published else seal.whole(destination, name)
+        if sealed is None:
+            sealed = pack(job.recipe, source, destination, job.digest, job.published)
     except SourceChanged as error:
-        return Packed(job.recipe.name, None, _all_changed(job.recipe, source, error))
+        return Packed(name, None, _all_changed(job.recipe, source, error))
     except VerificationError as error:
-        return Packed(job.recipe.name, None, refused=str(error))
-    return Packed(job.recipe.name, sealed)
+        return Packed(name, None, refused=str(error))
+    except (SourceError, DestinationError) as error:
+        if not may_pass(error):
+            raise
+        return Packed(name, None, failed=str(error))
+    return Packed(name, sealed)
 
 
 def _all_changed(
@@ -151,16 +175,26 @@ def _member_index(recipe: Recipe, offsets: np.ndarray) -> pa.Table:
     )
 
 
+@dataclass
+class _Window:
+    """Members whose tar blocks lie in a buffer, and the wait until their data do."""
+
+    blocks: memoryview
+    wait: Callable[[], None]
+    buffer: memoryview
+
+
 class _TarStream:
-    """Gathers members in a buffer and hands it on when it is full."""
+    """Gathers members in buffers and hands each on when it is full: in the tar's order, though the
+    source may be reading for some of them at a time."""
 
     def __init__(self, file: Writer, source: Storage, digest: Digest) -> None:
         self.file = file
         self.source = source
         self.digest = digest
         self.position = 0  # bytes handed on
-        self.buffer = memoryview(bytearray(_BUFFER))
-        self.blocks = np.frombuffer(self.buffer, np.uint8).reshape(-1, tar.BLOCK)
+        self.free = [memoryview(bytearray(source.window_bytes)) for _ in range(source.windows)]
+        self.coming: deque[_Window] = deque()
 
     def write(self, members: pa.Table) -> np.ndarray:
         """Writes all members and the archive's end; returns where each one's data start."""
@@ -172,41 +206,47 @@ class _TarStream:
             heads[each] = len(tar.header(names[each].decode(), int(sizes[each])))
         bounds = np.concatenate(([0], np.cumsum(heads + sizes + -sizes % tar.BLOCK)))
         starts = bounds[:-1] + heads
+        room = self.source.window_bytes
         first = 0
         while first < len(names):
             base = bounds[first]
-            stop = int(np.searchsorted(bounds, base + _BUFFER, side="right")) - 1
+            stop = int(np.searchsorted(bounds, base + room, side="right")) - 1
             if stop > first:
                 some = slice(first, stop)
-                self._put_heads(names[some], sizes[some], bounds[first : stop + 1] - base)
+                buffer = self._free_buffer()
+                _put_heads(buffer, names[some], sizes[some], bounds[first : stop + 1] - base)
                 begins = (starts[some] - base).tolist()
                 ends = (starts[some] - base + sizes[some]).tolist()
-                self._read(paths[some], begins, ends, fingerprints[some])
-                self._hand_on(self.buffer[: bounds[stop] - base])
-            else:  # it does not fit into the buffer
+                views = [buffer[begin:end] for begin, end in zip(begins, ends, strict=True)]
+                wait = self.source.start_reads(
+                    list(map(Read, paths[some], views, fingerprints[some]))
+                )
+                self.coming.append(_Window(buffer[: bounds[stop] - base], wait, buffer))
+            else:  # it does not fit into a buffer
                 stop = first + 1
+                self._finish()
                 head = tar.header(names[first].decode(), int(sizes[first]))
                 self._stream(head, paths[first], int(sizes[first]), fingerprints[first])
             first = stop
+        self._finish()
         self._hand_on(tar.end(self.position))
         return starts
 
-    def _put_heads(self, names: list[bytes], sizes: np.ndarray, bounds: np.ndarray) -> None:
-        """Puts headers and padding of members that lie between these bounds into the buffer."""
-        rows = bounds // tar.BLOCK
-        self.blocks[rows[1:] - 1] = 0  # each one's last block, most of which the data will cover
-        self.blocks[rows[:-1]] = tar.plain_headers(names, sizes)
-        for each in tar.unusual(names, sizes):
-            head = tar.header(names[each].decode(), int(sizes[each]))
-            self.buffer[bounds[each] : bounds[each] + len(head)] = head
+    def _free_buffer(self) -> memoryview:
+        if not self.free:
+            self._finish_one()
+        return self.free.pop()
 
-    def _read(
-        self, paths: list[str], begins: list[int], ends: list[int], fingerprints: list[str]
-    ) -> None:
-        """Reads members' data to their places in the buffer."""
-        buffer, read_into = self.buffer, self.source.read_into
-        for path, begin, end, fingerprint in zip(paths, begins, ends, fingerprints, strict=True):
-            read_into(path, buffer[begin:end], fingerprint)
+    def _finish(self) -> None:
+        while self.coming:
+            self._finish_one()
+
+    def _finish_one(self) -> None:
+        """Waits for the oldest window's data and hands its blocks on."""
+        window = self.coming.popleft()
+        window.wait()
+        self._hand_on(window.blocks)
+        self.free.append(window.buffer)
 
     def _stream(self, head: bytes, path: str, size: int, fingerprint: str) -> None:
         """Writes a member chunk by chunk."""
@@ -219,3 +259,16 @@ class _TarStream:
         self.digest.update(data)
         self.file.write(data)
         self.position += len(data)
+
+
+def _put_heads(
+    buffer: memoryview, names: list[bytes], sizes: np.ndarray, bounds: np.ndarray
+) -> None:
+    """Puts headers and padding of members that lie between these bounds into the buffer."""
+    blocks = np.frombuffer(buffer, np.uint8).reshape(-1, tar.BLOCK)
+    rows = bounds // tar.BLOCK
+    blocks[rows[1:] - 1] = 0  # each one's last block, most of which the data will cover
+    blocks[rows[:-1]] = tar.plain_headers(names, sizes)
+    for each in tar.unusual(names, sizes):
+        head = tar.header(names[each].decode(), int(sizes[each]))
+        buffer[bounds[each] : bounds[each] + len(head)] = head

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from wds_pipeline.dataset.parent import Parent
 from wds_pipeline.dataset.samples import Samples
 
 _LAST = np.iinfo(np.int64).max
+_BATCH = 131_072
 
 
 class Places:
@@ -35,6 +36,8 @@ class Places:
         base = parent.ledger if draft is None else draft
         self.base = base
         count = len(found)
+        # Of each row of the parent's ledger, the sample that it is now; -1 where that is gone.
+        self.published = self._find(parent.ledger)
         self.split = np.full(count, -1, np.int32)
         self.slot = np.full(count, -1, np.int32)
         self.position = np.full(count, _LAST, np.int64)
@@ -63,13 +66,20 @@ class Places:
     def _keep(self, table: pa.Table, positions: np.ndarray | None) -> None:
         if not table.num_rows:
             return
-        index = pc.index_in(table["key"], value_set=self.found.keys)
-        here = np.flatnonzero(pc.is_valid(index).to_numpy())
-        at = pc.drop_null(index).to_numpy()
+        index = self.published if table is self.parent.ledger else self._find(table)
+        here = np.flatnonzero(index >= 0)
+        at = index[here]
         codes, values = ledger.names(table["split"])
         self.split[at] = np.array([self._code(value) for value in values], np.int32)[codes[here]]
         self.slot[at] = pc.fill_null(table["slot"], -1).to_numpy()[here]
         self.position[at] = _LAST if positions is None else positions[here]
+
+    def _find(self, table: pa.Table) -> np.ndarray:
+        """The sample that each row's key is, -1 for none."""
+        if not table.num_rows:
+            return np.empty(0, np.int32)
+        index = pc.index_in(table["key"], value_set=self.found.keys)
+        return pc.fill_null(index, -1).to_numpy()
 
     def _code(self, name: str) -> int:
         if name not in self.split_names:
@@ -81,12 +91,17 @@ class Places:
         config, found = self.config, self.found
         warnings = []
         if config.split.by != "ratio":
-            placed = np.flatnonzero((self.split >= 0) & (found.problem == ""))
-            keys = found.keys.take(pa.array(placed)).to_pylist()
-            wanted = split.choose(keys, config.split, listed, {}, config.name)
             moved = [
                 key
-                for key, name, code in zip(keys, wanted, self.split[placed], strict=True)
+                for some, keys in self._keys(
+                    np.flatnonzero((self.split >= 0) & (found.problem == ""))
+                )
+                for key, name, code in zip(
+                    keys,
+                    split.choose(keys, config.split, listed, {}, config.name),
+                    self.split[some].tolist(),
+                    strict=True,
+                )
                 if name is not None and name != self.split_names[code]
             ]
             if moved:
@@ -95,14 +110,14 @@ class Places:
                     "stay where they were published. `wds-pipeline repack --resplit` moves them"
                 )
         open_ = np.flatnonzero((self.split < 0) & (found.problem == ""))
-        keys = found.keys.take(pa.array(open_)).to_pylist()
-        chosen = split.choose(keys, config.split, listed, self._settled_groups(keys), config.name)
-        for sample, name in zip(open_.tolist(), chosen, strict=True):
-            if name is None:
+        settled = self._settled_groups() if len(open_) else {}
+        for some, keys in self._keys(open_):
+            chosen = split.choose(keys, config.split, listed, settled, config.name)
+            codes = {name: self._code(name) for name in dict.fromkeys(chosen) if name is not None}
+            self.split[some] = [-1 if name is None else codes[name] for name in chosen]
+            for sample in some[self.split[some] < 0].tolist():
                 found.problem[sample] = "no_split"
                 found.detail[sample] = samples.advice("no_split")
-            else:
-                self.split[sample] = self._code(name)
         # Splits in alphabetical order, whatever the order in which they were met.
         order = sorted(self.split_names)
         recode = np.array([order.index(name) for name in self.split_names] or [0], np.int32)
@@ -110,19 +125,23 @@ class Places:
         self.split_names = order
         return warnings
 
-    def _settled_groups(self, new_keys: list[str]) -> dict[str, str]:
+    def _keys(self, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, list[str]]]:
+        """These samples with their keys, some at a time: as Python's strings they are large."""
+        for start in range(0, len(chosen), _BATCH):
+            some = chosen[start : start + _BATCH]
+            yield some, self.found.keys.take(pa.array(some)).to_pylist()
+
+    def _settled_groups(self) -> dict[str, str]:
         """The splits that published samples bind their groups to."""
         config = self.config.split
-        if not new_keys or config.by != "ratio" or config.group_by is None:
+        if config.by != "ratio" or config.group_by is None:
             return {}
         pattern = re.compile(config.group_by)
-        placed = np.flatnonzero(self.split >= 0)
-        keys = self.found.keys.take(pa.array(placed)).to_pylist()
-        codes = self.split[placed].tolist()
-        return {
-            split.group_of(key, pattern): self.split_names[code]
-            for key, code in zip(reversed(keys), reversed(codes), strict=True)
-        }
+        groups: dict[str, str] = {}
+        for some, keys in self._keys(np.flatnonzero(self.split >= 0)):
+            for key, code in zip(keys, self.split[some].tolist(), strict=True):
+                groups.setdefault(split.group_of(key, pattern), self.split_names[code])
+        return groups
 
     def choose_slots(self, kept: np.ndarray) -> None:
         """Places the samples that have no slot yet, split by split."""
@@ -133,7 +152,7 @@ class Places:
             new = mine[self.slot[mine] < 0]
             if not len(new):
                 continue
-            new = new[layout.shuffled(self.found.keys.take(pa.array(new)).to_pylist())]
+            new = new[layout.shuffled(self.found.keys.take(pa.array(new)))]
             old = mine[self.slot[mine] >= 0]
             tail = layout.Tail()
             if len(old):
@@ -144,7 +163,7 @@ class Places:
             self.position[new] = _LAST - len(new) + np.arange(len(new))
         returned = kept[self.position[kept] == _LAST]
         if len(returned):  # from the quarantine: behind the old ones, before the new ones
-            keys = self.found.keys.take(pa.array(returned)).to_pylist()
+            keys = self.found.keys.take(pa.array(returned))
             start = self.base.num_rows
             self.position[returned[layout.shuffled(keys)]] = start + np.arange(len(returned))
 
@@ -165,7 +184,7 @@ class Places:
         )
         sparse[-1] = False  # the tail is open anyway
         freed = placed[sparse[slots]]
-        freed = freed[layout.shuffled(self.found.keys.take(pa.array(freed)).to_pylist())]
+        freed = freed[layout.shuffled(self.found.keys.take(pa.array(freed)))]
         tail = layout.Tail(len(size) - 1, int(size[-1]), int(count[-1]))
         needed = np.unique(layout.fill(self.found.bytes[freed], tail, limits))
         if np.count_nonzero(needed != tail.slot) >= len(np.unique(self.slot[freed])):
@@ -190,20 +209,19 @@ class Places:
     def quarantine(self) -> pa.Table:
         """The samples with a problem, sorted by key."""
         found = self.found
-        rows = []
-        for sample in np.flatnonzero(found.problem != "").tolist():
-            code, slot = int(self.split[sample]), int(self.slot[sample])
-            rows.append(
-                {
-                    "key": found.keys[sample].as_py(),
-                    "reason": found.problem[sample],
-                    "detail": found.detail[sample],
-                    "files": found.paths(sample),
-                    "bytes": int(found.bytes[sample]),
-                    "digest": found.digests[sample].tobytes(),
-                    "split": self.split_names[code] if code >= 0 else None,
-                    "slot": slot if slot >= 0 else None,
-                }
-            )
-        rows.sort(key=lambda row: row["key"])
-        return pa.Table.from_pylist(rows, schema=ledger.QUARANTINE)
+        bad = np.flatnonzero(found.problem != "")
+        bad = bad[pc.sort_indices(found.keys.take(pa.array(bad))).to_numpy()]
+        ends = np.concatenate(([0], np.cumsum(found.first[bad + 1] - found.first[bad])))
+        paths = found.files["path"].take(pa.array(found.rows(bad))).cast(pa.string())
+        names = np.array([*self.split_names, None], object)  # -1 is the last one: none
+        columns = [
+            found.keys.take(pa.array(bad)),
+            pa.array(found.problem[bad], pa.string()),
+            pa.array([found.detail[sample] for sample in bad.tolist()], pa.string()),
+            pa.ListArray.from_arrays(pa.array(ends, pa.int32()), paths.combine_chunks()),
+            pa.array(found.bytes[bad], pa.int64()),
+            ledger.digest_column(found.digests[bad]),
+            pa.array(names[self.split[bad]], pa.string()),
+            pa.array(self.slot[bad], pa.int32(), mask=self.slot[bad] < 0),
+        ]
+        return pa.table(columns, schema=ledger.QUARANTINE)

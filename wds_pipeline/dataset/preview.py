@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import ledger, samples
 from wds_pipeline.dataset.build import Build
+from wds_pipeline.dataset.costs import Costs, estimate
 from wds_pipeline.dataset.parent import Parent
 from wds_pipeline.dataset.plan import Plan, check_policies
 from wds_pipeline.dataset.settle import Progress
@@ -49,7 +50,7 @@ class Preview:
     """What a build would do. `version` is the newest one that is published, 0 for none.
 
     `bytes_added` are those of new and edited samples, `bytes_written` those of the shards to pack.
-    `problems` are why the build would fail.
+    `costs` is what the build will ask of its stores, `problems` are why it would fail.
     """
 
     dataset: str
@@ -60,6 +61,7 @@ class Preview:
     gone: list[str]
     bytes_added: int
     bytes_written: int
+    costs: Costs
     quarantined: list[Reason]
     files: dict[str, int]
     skipped: dict[str, int]
@@ -120,6 +122,13 @@ def preview(
         gone=plan.gone,
         bytes_added=_bytes_added(plan, work.parent()),
         bytes_written=written,
+        costs=estimate(
+            config,
+            work.source,
+            work.destination,
+            plan,
+            [shard for shard in plan.shards if shard.name in missing],
+        ),
         quarantined=reasons(plan.quarantine),
         files=plan.file_counts(),
         skipped=listing.skipped,

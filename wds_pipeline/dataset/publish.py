@@ -35,6 +35,7 @@ def commit(storage: Storage, manifest: Manifest, files: Mapping[str, bytes]) -> 
     outcome is known.
     """
     staged = version.build_folder(manifest.version, manifest.write_id)
+    files = {**files, version.SHARDS: manifest.table()}
     for name, data in files.items():
         storage.put(staged + name, data)
     path = version.folder(manifest.version) + "manifest.json"
@@ -81,7 +82,7 @@ def finish(storage: Storage, manifest: Manifest) -> None:
         repaired = outdated(storage, manifest)
         if repaired:  # by a build that was killed before it came to this
             relink_views(storage, repaired)
-        if not has_view(storage, manifest):
+        if storage.hard_links and not has_view(storage, manifest):
             make_view(storage, manifest)
 
 
@@ -92,8 +93,10 @@ def relink_views(storage: Storage, names: Collection[str]) -> None:
     """
     for number in version.list_versions(storage):
         manifest = version.try_read(storage, number)
+        if not any(storage.list_names(version.view_folder(number))):
+            continue  # copies are made where somebody asked for them
         for path, shard in view_names(manifest) if manifest else ():
-            if shard.name in names and storage.stat(path):
+            if shard.name in names and storage.stat(path) is not None:
                 storage.link(path, shard.path)
 
 
@@ -124,6 +127,7 @@ def restore(storage: Storage, number: int, dataset: str) -> Manifest:
                 "version": version.next_number(storage, newest.version),
                 "parent": newest.version,
                 "restored_from": number,
+                "new": version.NewShards(),
             }
         )
         names = (

@@ -12,7 +12,7 @@ from wds_pipeline.dataset.plan import Plan, ShardPlan
 from wds_pipeline.dataset.report import Report, ShardRow, make_report
 from wds_pipeline.dataset.shard_report import ShardReport
 from wds_pipeline.dataset.verify import read_thumbnail
-from wds_pipeline.dataset.version import Manifest, ShardEntry, SplitTotals
+from wds_pipeline.dataset.version import Manifest, ShardEntry
 from wds_pipeline.dataset.wording import listed_changes
 from wds_pipeline.errors import VerificationError
 from wds_pipeline.storage import Storage
@@ -72,16 +72,11 @@ def make_manifest(
     known = {shard.name: shard for shard in parent.shards} if parent else {}
     number = version.next_number(storage, plan.parent)
     stamp: dict[str, Any] = {**publish.stamp()}
-    shards: list[ShardEntry] = []
-    splits: dict[str, SplitTotals] = {}
-    for shard in plan.shards:
-        entry = known.get(shard.name) or _new_entry(config, storage, shard, number)
-        shards.append(entry)
-        total = splits.setdefault(shard.split, SplitTotals())
-        total.shards += 1
-        total.samples += entry.samples
-        total.bytes += entry.bytes
-    return Manifest(
+    return Manifest.of_shards(
+        [
+            known.get(shard.name) or _new_entry(config, storage, shard, number)
+            for shard in plan.shards
+        ],
         **stamp,
         dataset=config.name,
         version=number,
@@ -90,11 +85,9 @@ def make_manifest(
         inputs=inputs,
         content_rules=settle.rules(config).content_digest,
         config=config.written,
-        splits=splits,
         files=plan.file_counts(),
         quarantined=dict(Counter(plan.quarantine["reason"].to_pylist())),
         verification=report.summary(),
-        shards=shards,
     )
 
 
@@ -111,7 +104,6 @@ def _new_entry(
         samples=sealed.samples,
         bytes=sealed.bytes,
         digest=sealed.digest,
-        recipe=sealed.recipe,
         since=number,
         cause=shard.cause,
     )

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
 from wds_pipeline.config import RetentionConfig
 from wds_pipeline.dataset import seal, version
@@ -20,16 +22,22 @@ from wds_pipeline.storage import TEMPORARY, FileInfo, Storage
 GRACE_SECONDS = 24 * 3600.0
 _SHARD = re.compile(r"(.+-\d{6,}-[0-9a-f]{32})\.(.+)")
 _DAY = 24 * 3600.0
+Result = TypeVar("Result")
 
 
 @dataclass
 class Garbage:
-    """What no kept version needs: versions by number, files by path, and their bytes."""
+    """What no kept version needs: versions by number, files by path, and their bytes; `uploads` are
+    those that a store still keeps the parts of."""
 
     versions: list[int] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)
     files: list[FileInfo] = field(default_factory=list)
+    uploads: list[FileInfo] = field(default_factory=list)
     young: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.versions or self.files or self.uploads)
 
     @property
     def bytes(self) -> int:
@@ -65,8 +73,7 @@ def find_garbage(
             garbage.young += 1
             continue
         garbage.shards.append(name)
-        # The seal first: a shard half removed is a shard not sealed.
-        garbage.files += sorted(files, key=lambda file: not file.path.endswith(seal.SEAL))
+        garbage.files += files
     for file in storage.list_files():
         _add_if_temporary(garbage, file, now, grace)
     for number, file in _beside_versions(storage, manifests):
@@ -74,39 +81,53 @@ def find_garbage(
             # Below the newest, a number without a manifest is what an interrupted `collect` left.
             left = number not in manifests and bool(numbers) and number < numbers[-1]
             _add_if_temporary(garbage, file, now, grace, always=left or "/build-" in file.path)
+    garbage.uploads = [each for each in storage.unfinished() if now - each.modified >= grace]
     return garbage
 
 
 def collect(storage: Storage, garbage: Garbage, grace: float = GRACE_SECONDS) -> int:
     """Removes the garbage; returns how many bytes were freed.
 
-    Versions go first, manifest before all else, so that nobody opens one that is being taken apart.
+    Versions go first, manifest before all else, so that nobody opens one that is being taken apart; of
+    shards the seals, for one half removed is one not sealed.
     Shards that a version took up since they were found stay.
     """
-    freed = 0
     for number in garbage.versions:
         folder = version.folder(number)
         storage.delete(folder + "manifest.json")
         for where in (folder, version.view_folder(number)):
-            for file in [*storage.list_files(where), *_deeper(storage, where)]:
-                storage.delete(file.path)
+            left = [*storage.list_files(where), *_deeper(storage, where)]
+            _at_once(storage, lambda file: storage.delete(file.path), left)
+    for upload in garbage.uploads:
+        storage.remove_unfinished(upload)
     needed = {
         shard.name
         for number in version.list_versions(storage)
         for shard in version.read(storage, number, "").shards
     }
     spared: set[str] = set()
-    for file in garbage.files:
+
+    def remove(file: FileInfo) -> int:
         name = file.path.removeprefix(seal.FOLDER).partition(".")[0] or file.path
         found = storage.stat(file.path)
         if name in needed or name in spared or found is None:
-            continue
+            return 0
         if time.time() - found.modified < grace:
             spared.add(name)  # a build took it up or wrote it just now
-            continue
+            return 0
         storage.delete(file.path)
-        freed += file.size
-    return freed
+        return file.size
+
+    seals = [file for file in garbage.files if file.path.endswith(seal.SEAL)]
+    others = [file for file in garbage.files if not file.path.endswith(seal.SEAL)]
+    return sum(_at_once(storage, remove, seals)) + sum(_at_once(storage, remove, others))
+
+
+def _at_once(
+    storage: Storage, act: Callable[[FileInfo], Result], files: Iterable[FileInfo]
+) -> list[Result]:
+    with ThreadPoolExecutor(storage.lookups) as threads:
+        return list(threads.map(act, files))
 
 
 def _add_if_temporary(

@@ -18,6 +18,7 @@ def describe(garbage: Garbage, setting: str) -> list[str]:
     if len(garbage.shards) > _SHOWN:
         lines.append(f"… and {len(garbage.shards) - _SHOWN:,} more shards")
     unfinished = sum("/.tmp-" in file.path or "/build-" in file.path for file in garbage.files)
+    unfinished += len(garbage.uploads)
     if unfinished:
         lines.append(f"unfinished writes: {unfinished:,}")
     if garbage.young:

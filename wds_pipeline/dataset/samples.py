@@ -106,21 +106,25 @@ def group(inventory: pa.Table, config: SamplesConfig, dataset: str = "") -> Samp
 
     Raises DataError when no file forms a sample, or a required field is in no sample at all.
     """
-    status = inventory["status"]
-    ignored = pc.is_in(status.cast(pa.string()), pa.array(list(naming.IGNORED)))
-    files = inventory.filter(pc.invert(ignored)).combine_chunks()
+    files = _not_ignored(inventory)
     if not files.num_rows:
-        counts = ", ".join(f"{row['counts']:,} {row['values']}" for row in _counts(status))
+        counts = ", ".join(
+            f"{row['counts']:,} {row['values']}" for row in _counts(inventory["status"])
+        )
         raise DataError(
             f"{dataset}: no file of the source belongs to a sample ({counts}); "
             "expected files such as a/0001.jpg; check samples.fields and source.include"
         )
-    keys = files["key"].combine_chunks().dictionary_encode()
-    codes = keys.indices.to_numpy()
+    codes, keys = _encode(files["key"].combine_chunks())
     field_codes = _alphabetical(files["field"].combine_chunks())
-    order = np.lexsort((field_codes, codes))
-    files = files.take(pa.array(order)).combine_chunks()
-    codes, field_codes = codes[order], field_codes[order]
+    both = codes.astype(np.int64) * (int(field_codes.max()) + 1) + field_codes
+    if (
+        np.diff(both) < 0
+    ).any():  # a source whose listing is sorted mostly is in this order already
+        order = both.argsort(kind="stable")
+        files = files.take(pa.array(order)).combine_chunks()
+        codes, field_codes = codes[order], field_codes[order]
+    del both
     first = np.append(np.flatnonzero(np.diff(codes, prepend=-1)), len(codes))
     names = _join(files["key"], files["field"].cast(pa.large_string()), separator=".")
     sizes = _member_sizes(names, files["size"].to_numpy())
@@ -128,7 +132,7 @@ def group(inventory: pa.Table, config: SamplesConfig, dataset: str = "") -> Samp
     return Samples(
         files=files.select(["path", "size", "fingerprint", "field"]).append_column("name", names),
         first=first,
-        keys=keys.dictionary,
+        keys=keys,
         bytes=np.add.reduceat(sizes, first[:-1]),
         digests=_digests(files, names, first),
         problem=problem,
@@ -138,6 +142,24 @@ def group(inventory: pa.Table, config: SamplesConfig, dataset: str = "") -> Samp
 
 def _counts(column: pa.ChunkedArray) -> list[dict[str, object]]:
     return list(pc.value_counts(column.cast(pa.string())).to_pylist())
+
+
+def _not_ignored(inventory: pa.Table) -> pa.Table:
+    """The files that are part of a sample, each column in one piece."""
+    status = inventory["status"].cast(pa.string())
+    ignored = pc.is_in(status, value_set=pa.array(list(naming.IGNORED)))
+    if pc.any(ignored).as_py():
+        inventory = inventory.filter(pc.invert(ignored))
+    return inventory.combine_chunks()
+
+
+def _encode(keys: pa.LargeStringArray) -> tuple[np.ndarray, pa.LargeStringArray]:
+    """Each row's number among the distinct keys, and these, in order of first appearance."""
+    # Files of one sample mostly lie side by side: only the first of such a run is hashed.
+    begins = np.ones(len(keys), bool)
+    begins[1:] = pc.not_equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)
+    encoded = keys.filter(pa.array(begins)).dictionary_encode()
+    return encoded.indices.to_numpy()[np.cumsum(begins) - 1], encoded.dictionary
 
 
 def _alphabetical(field: pa.DictionaryArray) -> np.ndarray:
@@ -159,16 +181,25 @@ def _member_sizes(names: pa.Array, sizes: np.ndarray) -> np.ndarray:
 
 def _digests(files: pa.Table, names: pa.Array, first: np.ndarray) -> np.ndarray:
     """xxh3-128 of each sample's members: name, source path, size and fingerprint."""
-    size = files["size"].cast(pa.large_string())
-    lines = _join(names, files["path"], size, files["fingerprint"], separator="\0")
-    lines = _join(lines, pa.scalar("", pa.large_string()), separator="\n")
-    # A sample's lines lie one behind the other, so one slice of the column's bytes is hashed.
-    offsets = np.frombuffer(lines.buffers()[1], np.int64)[lines.offset :]
-    data = memoryview(lines.buffers()[2])
-    bounds = offsets[first].tolist()
     digest = xxhash.xxh3_128_digest
-    joined = b"".join(digest(data[start:stop]) for start, stop in pairwise(bounds))
-    return np.frombuffer(joined, "V16")
+    parts = []
+    for start in range(0, len(first) - 1, _BATCH):  # or all lines would be there at once
+        rows = first[start : start + _BATCH + 1]
+        lines = _lines(files, names, int(rows[0]), int(rows[-1]))
+        # A sample's lines lie one behind the other, so one slice of the column's bytes is hashed.
+        offsets = np.frombuffer(lines.buffers()[1], np.int64)[lines.offset :]
+        data = memoryview(lines.buffers()[2])
+        bounds = offsets[rows - rows[0]].tolist()
+        parts.append(b"".join([digest(data[start:stop]) for start, stop in pairwise(bounds)]))
+    return np.frombuffer(b"".join(parts), "V16")
+
+
+def _lines(files: pa.Table, names: pa.Array, start: int, stop: int) -> pa.LargeStringArray:
+    """What is hashed of each member."""
+    some = files.slice(start, stop - start)
+    columns = (some["path"], some["size"].cast(pa.large_string()), some["fingerprint"])
+    lines = _join(names[start:stop], *columns, separator="\0")
+    return _join(lines, pa.scalar("", pa.large_string()), separator="\n")
 
 
 def _join(*columns: pa.Array, separator: str) -> pa.Array:

@@ -1,6 +1,6 @@
 """Source → listing: every file's path, size and fingerprint, in a stable order; nothing is read.
 
-A folder that cannot be read is an error, never a shorter listing.
+A folder or page of a listing that cannot be read is an error, never a shorter listing.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import pyarrow as pa
 import xxhash
 
 from wds_pipeline.config import SourceConfig
+from wds_pipeline.dataset.key_listing import KeyListing
 from wds_pipeline.dataset.listing import LISTING, Listing
-from wds_pipeline.dataset.walk import SKIPPED, Walk
+from wds_pipeline.dataset.select import SKIPPED, LeftOut, check_any
+from wds_pipeline.dataset.walk import Walk
 from wds_pipeline.errors import SourceError
-from wds_pipeline.storage import CONTENT, Storage
+from wds_pipeline.storage import CONTENT, LocalStorage, Storage
 
 __all__ = ["LISTING", "SKIPPED", "Listing", "scan"]
 
@@ -31,33 +33,68 @@ def scan(
     dataset: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> Listing:
-    """Lists the source's files, folder by folder, each sorted by name.
+    """Lists the source's files: folder by folder, each sorted by name, or key by key, by its bytes.
 
     `progress` is called with the number of files seen so far, a few times a second.
 
     Raises SourceError when the source is gone, empty, or has folders that cannot be read.
     """
+    tell = _seldom(progress)
+    if isinstance(source, LocalStorage):
+        files, folders, left_out, newest_ns = _walk(source, config, dataset, tell)
+    else:
+        files, folders, left_out = _list(source, config, tell)
+        newest_ns = 0
+    check_any(files.num_rows, source.url, left_out, dataset)
+    if config.fingerprint == "content":
+        files = _with_content(source, files, dataset)
+    else:
+        _wait_for_the_clock(newest_ns)
+    return Listing(files, folders, dict(sorted(left_out.counts.items())), left_out.examples)
+
+
+def _walk(
+    source: LocalStorage, config: SourceConfig, dataset: str, tell: Callable[[int], None]
+) -> tuple[pa.Table, list[int], LeftOut, int]:
     walk = Walk(source, config, dataset)
     rows = walk.rows
     walk.check_root()
     seen = 0
-    last = time.monotonic()
     while walk.position is not None:
         walk.step()
         if len(rows.paths) >= _CHUNK_ROWS:
             seen += len(rows.paths)
             rows.close_chunk()
+        tell(seen + len(rows.paths))
+    walk.check()
+    return rows.table(), rows.folders, walk.left_out, rows.newest_ns
+
+
+def _list(
+    source: Storage, config: SourceConfig, tell: Callable[[int], None]
+) -> tuple[pa.Table, list[int], LeftOut]:
+    source.check()
+    keys = KeyListing(source, config)
+    tables = [LISTING.empty_table()]
+    seen = 0
+    for table in keys.tables():
+        tables.append(table)
+        seen += table.num_rows
+        tell(seen)
+    return pa.concat_tables(tables).combine_chunks(), [seen], keys.left_out
+
+
+def _seldom(progress: Callable[[int], None] | None) -> Callable[[int], None]:
+    """Passes on what it is told a few times a second."""
+    last = time.monotonic()
+
+    def tell(seen: int) -> None:
+        nonlocal last
         if progress is not None and time.monotonic() - last > 0.2:
             last = time.monotonic()
-            progress(seen + len(rows.paths))
-    walk.check()
-    files = rows.table()
-    walk.check_any(files.num_rows)
-    if config.fingerprint == "content":
-        files = _with_content(source, files, dataset)
-    else:
-        _wait_for_the_clock(rows.newest_ns)
-    return Listing(files, rows.folders, dict(sorted(walk.skipped.items())), walk.examples)
+            progress(seen)
+
+    return tell
 
 
 def _with_content(source: Storage, files: pa.Table, dataset: str) -> pa.Table:

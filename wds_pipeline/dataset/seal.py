@@ -93,6 +93,18 @@ def read_seal(storage: Storage, name: str) -> Seal | None:
         ) from error
 
 
+def whole(storage: Storage, name: str) -> Seal | None:
+    """The seal of a shard that is there whole; None for one that is to be packed."""
+    try:
+        found = read_seal(storage, name)
+    except VerificationError:
+        return None
+    if found is None or storage.stat(path(name, MEMBERS)) is None:
+        return None
+    tar = storage.stat(path(name, TAR))
+    return found if tar is not None and tar.size == found.bytes else None
+
+
 def parquet_bytes(table: pa.Table) -> bytes:
     """A table as the bytes of a Parquet file, the same for the same table and pyarrow."""
     sink = io.BytesIO()

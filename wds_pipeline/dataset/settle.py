@@ -22,11 +22,13 @@ from wds_pipeline.dataset.plan import Plan, ShardPlan
 from wds_pipeline.dataset.shard_report import Rules, ShardReport, load_report
 from wds_pipeline.dataset.verify_job import Verified, VerifyJob
 from wds_pipeline.dataset.verify_job import run as run_verify
+from wds_pipeline.dataset.wording import counted
 from wds_pipeline.errors import DestinationError, VerificationError
 from wds_pipeline.storage import UNREADABLE, Storage, open_storage
 
 # Called with what is under way ("pack", "verify"), how many bytes are done, and of how many.
 Progress = Callable[[str, int, int], None]
+_MOST_IN_A_ROW = 16  # shards that fail before the others are left for another time
 
 
 def rules(config: DatasetConfig) -> Rules:
@@ -47,28 +49,30 @@ def unsealed(
     `sizes` are the tars' bytes by name, of shards that a version holds; other sealed shards are
     taken up, and made young again so that `gc` spares them.
     """
-    there = set(storage.list_names(seal.FOLDER))
-    missing = []
-    for shard in shards:
+    there = stored_sizes(storage)
+
+    def is_whole(shard: ShardPlan) -> bool:
         name = shard.name
-        whole = all(name + end in there for end in (seal.TAR, seal.MEMBERS, seal.SEAL))
-        if whole:
-            found = _seal_or_none(storage, name)
-            tar = storage.stat(seal.path(name, seal.TAR))
-            size = sizes.get(name, found.bytes if found else -1)
-            whole = found is not None and tar is not None and tar.size == size
-            if whole and name not in sizes:
-                whole = storage.touch(seal.path(name, seal.SEAL))
-        if not whole:
-            missing.append(shard)
-    return missing
+        if any(name + end not in there for end in (seal.TAR, seal.MEMBERS, seal.SEAL)):
+            return False
+        try:
+            found = seal.read_seal(storage, name)
+        except VerificationError:
+            return False
+        if found is None or there[name + seal.TAR] != sizes.get(name, found.bytes):
+            return False
+        return name in sizes or storage.touch(seal.path(name, seal.SEAL))
+
+    shards = list(shards)
+    with ThreadPoolExecutor(storage.lookups) as threads:
+        found = threads.map(is_whole, shards)
+        return [shard for shard, whole in zip(shards, found, strict=True) if not whole]
 
 
-def _seal_or_none(storage: Storage, name: str) -> seal.Seal | None:
-    try:
-        return seal.read_seal(storage, name)
-    except VerificationError:
-        return None
+def stored_sizes(storage: Storage) -> dict[str, int]:
+    """The files of all shards by name, in bytes: one listing tells more than a look at each."""
+    start = len(seal.FOLDER)
+    return {file.path[start:]: file.size for file in storage.list_files(seal.FOLDER)}
 
 
 def pack_shards(
@@ -81,7 +85,8 @@ def pack_shards(
 ) -> list[Packed]:
     """Packs these shards of the plan with the pool; `published` are digests by name, to repair.
 
-    Raises DestinationError, before anything is written, when they do not fit on the disk.
+    Raises DestinationError, before anything is written, when they do not fit on the disk; and when so
+    many fail one after the other that the store must be away.
     """
     total = sum(shard.bytes for shard in shards)
     check_space(config, total)
@@ -96,14 +101,33 @@ def pack_shards(
         for shard in shards
     )
     sizes = {shard.name: shard.bytes for shard in shards}
-    done = 0
+    done, failed = 0, 0
     results = []
     for _, packed in run_all(pool, pack.run, jobs):
         done += sizes[packed.name]
         if progress is not None:
             progress("pack", done, total)
         results.append(packed)
+        failed = failed + 1 if packed.failed else 0
+        if failed >= _MOST_IN_A_ROW:
+            break
     return results
+
+
+def check_passing(config: DatasetConfig, results: Sequence[Packed]) -> None:
+    """Raises DestinationError if any of these failed in passing; the others are sealed."""
+    failed = [each for each in results if each.failed]
+    if not failed:
+        return
+    shown = "\n  ".join(f"{each.name}: {each.failed}" for each in failed[:10])
+    more = f"\n  … and {len(failed) - 10:,} more" if len(failed) > 10 else ""
+    error = DestinationError(
+        f"{config.name}: {counted(len(failed), 'shard')} could not be packed, though "
+        f"everything was tried again for a while:\n  {shown}{more}\n"
+        "Nothing was published; the shards sealed so far are kept, build again"
+    )
+    error.passing = True
+    raise error
 
 
 def check_space(config: DatasetConfig, needed: int) -> None:
@@ -154,9 +178,16 @@ def verify_shards(
 
 def load_reports(storage: Storage, shards: Sequence[ShardPlan]) -> dict[str, ShardReport | None]:
     """The shards' reports by name; None where there is none to rely on."""
-    with ThreadPoolExecutor(8) as threads:
+    with ThreadPoolExecutor(storage.lookups) as threads:
         found = threads.map(lambda shard: load_report(storage, shard.name), shards)
         return {shard.name: report for shard, report in zip(shards, found, strict=True)}
+
+
+def load_seals(storage: Storage, shards: Sequence[ShardPlan]) -> dict[str, seal.Seal | None]:
+    """The shards' seals by name; None where there is none. Raises VerificationError."""
+    with ThreadPoolExecutor(storage.lookups) as threads:
+        found = threads.map(lambda shard: seal.read_seal(storage, shard.name), shards)
+        return {shard.name: each for shard, each in zip(shards, found, strict=True)}
 
 
 @dataclass(frozen=True)

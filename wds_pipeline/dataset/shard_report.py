@@ -7,6 +7,7 @@ under `wds_pipeline.report`.
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from wds_pipeline.dataset.content import Facts
-from wds_pipeline.dataset.seal import REPORT, Seal, parquet_bytes, path
+from wds_pipeline.dataset.seal import REPORT, Seal, path
 from wds_pipeline.storage import Storage
 
 LEVELS = ("stat", "digest", "samples", "decode")
@@ -183,8 +184,14 @@ def save_report(storage: Storage, report: ShardReport) -> None:
             for each in report.thumbnails
         ],
     }
-    table = report.members.replace_schema_metadata({_METADATA: json.dumps(values).encode()})
-    storage.put(path(report.name, REPORT), parquet_bytes(table))
+    sink = io.BytesIO()
+    # Arrow's own note of the schema would have the metadata, thumbnails and all, a second time.
+    with pq.ParquetWriter(
+        sink, MEMBERS, compression="zstd", write_page_checksum=True, store_schema=False
+    ) as file:
+        file.write_table(report.members.cast(MEMBERS))
+        file.add_key_value_metadata({_METADATA.decode(): json.dumps(values)})
+    storage.put(path(report.name, REPORT), sink.getvalue())
 
 
 def load_report(storage: Storage, name: str) -> ShardReport | None:

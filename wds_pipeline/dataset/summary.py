@@ -12,6 +12,7 @@ from pathlib import Path
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import version, view
 from wds_pipeline.dataset.preview import reasons
+from wds_pipeline.dataset.reading import snippet
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.dataset.wording import (
     aligned,
@@ -38,8 +39,8 @@ def summary(config: DatasetConfig, storage: Storage, manifest: Manifest) -> str:
 
 
 def _head(manifest: Manifest) -> str:
-    packed = sum(shard.since == manifest.version for shard in manifest.shards)
-    origin = f"{packed} of {counted(len(manifest.shards), 'shard')} are new in it"
+    packed = manifest.new.shards
+    origin = f"{packed} of {counted(manifest.total_shards, 'shard')} are new in it"
     if packed and manifest.parent:
         origin += f": {listed_changes(manifest.changes)}"
     if manifest.restored_from is not None:
@@ -57,7 +58,7 @@ def _splits(manifest: Manifest) -> str:
         rows.append(
             (
                 "total",
-                f"{len(manifest.shards):,}",
+                f"{manifest.total_shards:,}",
                 f"{manifest.total_samples:,}",
                 human_bytes(manifest.total_bytes),
             )
@@ -99,16 +100,14 @@ def _reading(storage: Storage, manifest: Manifest) -> str:
     if view.has_view(storage, manifest):
         patterns = view.patterns(storage, manifest)
         lines = ["shards:", *(f"  {name}: {url}" for name, url in patterns.items())]
-        urls = repr(patterns[_main_split(manifest)])
+        urls: str | list[str] = patterns[_main_split(manifest)]
     else:
         lines = [f"shards: `wds-pipeline view {manifest.dataset}` makes brace-able names"]
-        urls = repr([storage.locate(manifest.of_split(_main_split(manifest))[0].path)])
+        urls = [storage.locate(manifest.of_split(_main_split(manifest))[0].path)]
     lines += [
         "",
         "read them with plain webdataset:",
-        "  import webdataset",
-        f"  dataset = webdataset.WebDataset({urls}, shardshuffle=False)",
-        "  for sample in dataset: print(sample['__key__'], list(sample))",
+        *("  " + line for line in snippet(storage, urls)),
     ]
     return "\n".join(lines)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -15,7 +15,7 @@ from wds_pipeline.dataset.shard_report import (
     save_report,
 )
 from wds_pipeline.dataset.verify import verify_shard
-from wds_pipeline.storage import Place, open_storage
+from wds_pipeline.storage import Place, Usage, open_storage
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,13 @@ class VerifyJob:
 
 @dataclass(frozen=True)
 class Verified:
-    """What came of it: the structural findings; what the content is like stands in the report."""
+    """What came of it: the structural findings; what the content is like stands in the report. `usage` is
+    what was asked of the destination."""
 
     name: str
     findings: list[Finding]
     problems: int
+    usage: Usage = field(default_factory=Usage)
 
 
 def run(job: VerifyJob) -> Verified:
@@ -48,10 +50,10 @@ def run(job: VerifyJob) -> Verified:
     sealed = seal.read_seal(storage, job.name)
     if sealed is None:
         missing = Finding("error", "missing_seal", job.name, "", "", "the shard is not sealed")
-        return Verified(job.name, [missing], 0)
+        return Verified(job.name, [missing], 0, storage.usage)
     earlier = (load_report(storage, name) for name in job.known)
     known = known_facts((report for report in earlier if report is not None), job.rules)
     report = verify_shard(storage, sealed, job.rules, job.expected, known)
     save_report(storage, report)
     problems = len(report.members) - report.members["problem"].null_count
-    return Verified(job.name, report.findings, problems)
+    return Verified(job.name, report.findings, problems, storage.usage)

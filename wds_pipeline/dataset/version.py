@@ -1,6 +1,7 @@
 """Published versions: their manifest, and reading them. A version is immutable.
 
     versions/00000007/manifest.json    exists: the version is published
+    versions/00000007/shards.parquet   its shards, read when they are asked for
     versions/00000007/ledger.parquet   and inventory.parquet, quarantine.parquet, report.json, .html
 
 Between the commit and its tidying up, the files beside the manifest are still in the folder that
@@ -10,14 +11,15 @@ their build wrote them to, `build-<write id>/`; readers look there too.
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
-from typing import Any, Literal
+from functools import partial
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from wds_pipeline.dataset import seal
+from wds_pipeline.dataset import seal, shard_table
+from wds_pipeline.dataset.manifest import Manifest as Manifest
+from wds_pipeline.dataset.manifest import NewShards as NewShards
+from wds_pipeline.dataset.shard_table import ShardEntry as ShardEntry
 from wds_pipeline.errors import DestinationError, VersionError
 from wds_pipeline.storage import TEMPORARY, Storage
 
@@ -25,107 +27,18 @@ FOLDER = "versions"
 VIEWS = "views"
 MARKER = "wds_pipeline.json"  # says that a folder is a destination, and of which dataset
 CHECKED = "checked.json"
-_CAUSE = re.compile(r"(?:([\d,]+) )?(\w+)")  # a part of `ShardPlan.cause`
 _RESTORE = (
     "restore the file from a backup, or remove the version's folder to fall back on the one before "
     "(its number is not used again)"
 )
 FORMAT_VERSION = 1
 
+SHARDS = "shards.parquet"
 LEDGER = "ledger.parquet"
 INVENTORY = "inventory.parquet"
 QUARANTINE = "quarantine.parquet"
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
-
-
-class ShardEntry(BaseModel):
-    """One shard of a version. `since` is the version that first held it; `cause` says why."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    split: str
-    slot: int
-    samples: int
-    bytes: int
-    digest: str
-    recipe: str
-    since: int
-    cause: str
-
-    @property
-    def path(self) -> str:
-        """Where the tar lies, relative to the destination."""
-        return seal.path(self.name, seal.TAR)
-
-    @property
-    def partition(self) -> str:
-        """The shard slot's name, the same in every version: `train-000042`."""
-        return f"{self.split}-{self.slot:06d}"
-
-
-class SplitTotals(BaseModel):
-    """How much a split holds."""
-
-    shards: int = 0
-    samples: int = 0
-    bytes: int = 0
-
-
-class Manifest(BaseModel):
-    """What a version is. `inputs` is a digest of all that decided it, `content_rules` of what its
-    content was judged by."""
-
-    format_version: Literal[1] = 1
-    dataset: str
-    version: int
-    parent: int
-    write_id: str
-    created: str
-    writer: str
-    restored_from: int | None = None
-    source: str
-    inputs: str
-    content_rules: str
-    config: dict[str, Any]
-    splits: dict[str, SplitTotals]
-    files: dict[str, int]
-    quarantined: dict[str, int]
-    verification: dict[str, Any]
-    shards: list[ShardEntry]
-
-    @property
-    def total_samples(self) -> int:
-        """How many samples are published."""
-        return sum(split.samples for split in self.splits.values())
-
-    @property
-    def total_bytes(self) -> int:
-        """How many bytes the shards have."""
-        return sum(split.bytes for split in self.splits.values())
-
-    @property
-    def changes(self) -> dict[str, int]:
-        """How many samples of the shards that are new in this version are new, edited, …."""
-        found: Counter[str] = Counter()
-        for shard in self.shards:
-            if shard.since == self.version:
-                for count, cause in _CAUSE.findall(shard.cause):
-                    found[cause] += int(count.replace(",", "") or 1)
-        return dict(found)
-
-    def of_split(self, split: str | None) -> list[ShardEntry]:
-        """A split's shards, or all. Raises VersionError for a split that the version lacks."""
-        if split is not None and split not in self.splits:
-            raise VersionError(
-                f"{self.dataset}: version {self.version} has no split {split!r}; "
-                f"it has {', '.join(self.splits)}"
-            )
-        return [shard for shard in self.shards if split in (None, shard.split)]
-
-    def dump(self) -> bytes:
-        return (self.model_dump_json(indent=1) + "\n").encode()
 
 
 def folder(version: int) -> str:
@@ -265,13 +178,28 @@ def try_read(storage: Storage, version: int) -> Manifest | None:
     try:
         values = json.loads(storage.read(path))
         _check_format(storage.locate(path), values["format_version"])
-        return Manifest.model_validate(values)
+        manifest = Manifest.model_validate(values)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise VersionError(
             f"{storage.locate(path)}: not a readable manifest ({str(error).splitlines()[0]}); {_RESTORE}"
         ) from error
+    manifest.read_table_by(partial(_read_shards, storage, manifest))
+    return manifest
+
+
+def _read_shards(storage: Storage, manifest: Manifest) -> bytes:
+    data = read_file(storage, manifest, SHARDS)
+    found, wanted = shard_table.digest_of(data), manifest.shard_table
+    if found != wanted.digest:
+        where = storage.locate(folder(manifest.version) + SHARDS)
+        raise VersionError(
+            f"{where}: damaged: found {len(data):,} bytes with the digest {found}; the manifest says "
+            f"{wanted.bytes:,} bytes with {wanted.digest}. Restore the file from a backup, or "
+            "`wds-pipeline restore` another version"
+        )
+    return data
 
 
 def read_file(storage: Storage, manifest: Manifest, name: str) -> bytes:

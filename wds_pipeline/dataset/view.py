@@ -1,9 +1,12 @@
 """Brace-able names for a version's shards: `views/00000007/train-{000000..000575}.tar`.
 
-Hard links, so they cost no space; numbered without gaps, whatever the slots.
+Hard links, so they cost no space; numbered without gaps, whatever the slots. An object store has none:
+there they are copies that the server makes, and only on request.
 """
 
 from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
 
 from wds_pipeline.dataset.version import Manifest, ShardEntry, view_folder
 from wds_pipeline.storage import Storage
@@ -38,8 +41,8 @@ def outdated(storage: Storage, manifest: Manifest) -> set[str]:
 
 def make_view(storage: Storage, manifest: Manifest) -> None:
     """Gives the shards their brace-able names. Raises DestinationError."""
-    for path, shard in view_names(manifest):
-        storage.link(path, shard.path)
+    with ThreadPoolExecutor(storage.lookups) as threads:
+        list(threads.map(lambda each: storage.link(each[0], each[1].path), view_names(manifest)))
 
 
 def patterns(storage: Storage, manifest: Manifest) -> dict[str, str]:

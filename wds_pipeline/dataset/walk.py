@@ -9,52 +9,25 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from bisect import bisect_right
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
-from fsspec.utils import glob_translate
-
 from wds_pipeline.config import SourceConfig
 from wds_pipeline.dataset.listing import Rows, printable_path
+from wds_pipeline.dataset.select import (
+    JUNK_ENDS,
+    JUNK_STARTS,
+    LeftOut,
+    folder_filter,
+    glob_filter,
+    why_junk,
+)
 from wds_pipeline.errors import SourceError
 from wds_pipeline.storage import LocalStorage
 
-SKIPPED = {
-    "hidden": "the name begins with a dot (a folder counts once)",
-    "apple_double": "an AppleDouble file (._name), which macOS leaves on other filesystems",
-    "system_file": "an index that a file manager leaves (Thumbs.db, desktop.ini)",
-    "editor_file": "a backup, lock or swap file of an editor",
-    "unfinished_file": "a download or copy under way (.part, .tmp, .crdownload)",
-    "excluded": "not in source.include, or in source.exclude (a folder that is left out counts once)",
-    "symlink": "a symbolic link; source.follow_symlinks is never",
-    "symlink_outside": "a symbolic link that leaves the source; source.follow_symlinks: always follows",
-    "symlink_broken": "a symbolic link to nothing",
-    "symlink_loop": "a symbolic link to a folder that it lies in",
-    "special_file": "a pipe, socket or device",
-}
-_EXAMPLES = 5
-_SYSTEM = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
-_EDITOR = re.compile(r".*~$|#.*#$|~\$.*|.*\.sw[op]$", re.DOTALL)
-_UNFINISHED = re.compile(r".*\.(part|partial|tmp|crdownload)$", re.DOTALL)
-# A quick test for names that `_why_junk` has to look at.
-_JUNK_STARTS = ".~#"
-_JUNK_ENDS = (
-    "~",
-    ".swp",
-    ".swo",
-    ".part",
-    ".partial",
-    ".tmp",
-    ".crdownload",
-    ".db",
-    ".ini",
-    ".DB",
-    ".INI",
-)
 _entry_name = attrgetter("name")
 
 Step = Literal["all", "files", "folders"]
@@ -93,11 +66,10 @@ class Walk:
         self.dataset = dataset
         self.lenient = lenient
         self.follow = config.follow_symlinks
-        self.wanted = _glob_filter(config.include, config.exclude)
-        self.leaves = _folder_filter(config.exclude)
+        self.wanted = glob_filter(config.include, config.exclude)
+        self.leaves = folder_filter(config.exclude)
         self.rows = Rows()
-        self.skipped: dict[str, int] = {}
-        self.examples: dict[str, list[str]] = {}
+        self.left_out = LeftOut()
         self.unreadable: list[str] = []
         self._stack = [_Visit(Position(""), (self.real_root,))]
 
@@ -161,16 +133,6 @@ class Walk:
             )
         return os.stat(self.root)
 
-    def check_any(self, files: int) -> None:
-        """Raises SourceError if there are no files at the walk's end."""
-        if not files:
-            left_out = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
-            raise SourceError(
-                f"{self.dataset}: source.url: {self.url}: no file to take"
-                f"{f' (left out: {left_out})' if left_out else ''}; "
-                "expected raw files there; check source.url, source.include and source.exclude"
-            )
-
     def _folder(
         self, visit: _Visit, folders: list[_Visit], over: Callable[[], bool] | None
     ) -> str | None:
@@ -220,23 +182,21 @@ class Walk:
         for entry in entries:
             name = entry.name
             path = folder + name
-            if (name[0] in _JUNK_STARTS or name.endswith(_JUNK_ENDS)) and (
-                reason := _why_junk(name)
-            ):
-                self._skip(reason, path)
+            if (name[0] in JUNK_STARTS or name.endswith(JUNK_ENDS)) and (reason := why_junk(name)):
+                self.left_out.add(reason, path)
                 continue
             chain = self._link(path, through) if entry.is_symlink() else through
             if chain is None:
                 continue
             if entry.is_dir():
                 if self.leaves(path + "/"):
-                    self._skip("excluded", path)
+                    self.left_out.add("excluded", path)
                 else:
                     folders.append(_Visit(Position(path + "/"), chain))
             elif not files:
                 pass
             elif wanted is not None and not wanted(path):
-                self._skip("excluded", path)
+                self.left_out.add("excluded", path)
             else:
                 try:
                     found = entry.stat()
@@ -247,7 +207,7 @@ class Walk:
                     add_size(found.st_size)
                     add_time(found.st_mtime_ns)
                 else:
-                    self._skip("special_file", path)
+                    self.left_out.add("special_file", path)
 
     def _link(self, path: str, through: tuple[str, ...]) -> tuple[str, ...] | None:
         """The folders entered so far when a link is to be followed; None when it is left out."""
@@ -255,24 +215,18 @@ class Walk:
         parent = os.path.realpath(os.path.dirname(self.root + path))
         outside = not _within(target, self.real_root) and self.follow != "always"
         if self.follow == "never":
-            self._skip("symlink", path)
+            self.left_out.add("symlink", path)
         elif _is_broken(self.root + path):
-            self._skip("symlink_broken", path)
+            self.left_out.add("symlink_broken", path)
         elif outside:
-            self._skip("symlink_outside", path)
+            self.left_out.add("symlink_outside", path)
         elif not os.path.isdir(target):
             return through
         elif any(_within(each, target) for each in (*through, parent)):
-            self._skip("symlink_loop", path)
+            self.left_out.add("symlink_loop", path)
         else:
             return (*through, parent, target)
         return None
-
-    def _skip(self, reason: str, path: str) -> None:
-        self.skipped[reason] = self.skipped.get(reason, 0) + 1
-        examples = self.examples.setdefault(reason, [])
-        if len(examples) < _EXAMPLES:
-            examples.append(printable_path(path))
 
 
 def _is_broken(link: str) -> bool:
@@ -286,53 +240,3 @@ def _is_broken(link: str) -> bool:
 
 def _within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(os.path.join(folder, ""))
-
-
-def _why_junk(name: str) -> str | None:
-    lower = name.lower()
-    if name.startswith("._"):
-        return "apple_double"
-    if lower in _SYSTEM:
-        return "system_file"
-    if _EDITOR.match(name):
-        return "editor_file"
-    if name.startswith("."):
-        return "hidden"
-    if _UNFINISHED.match(name):
-        return "unfinished_file"
-    return None
-
-
-def _glob_filter(include: list[str], exclude: list[str]) -> Callable[[str], bool] | None:
-    """A path's test, or None when every path passes."""
-    takes = [_glob(each) for pattern in include for each in _alternatives(pattern)]
-    leaves = [_glob(each) for pattern in exclude for each in _alternatives(pattern)]
-    if not leaves and any(each in ("**", "**/*") for each in include):
-        return None
-    return lambda path: (
-        any(each.match(path) for each in takes) and not any(each.match(path) for each in leaves)
-    )
-
-
-def _folder_filter(exclude: list[str]) -> Callable[[str], bool]:
-    """A test for folders (`a/b/`) of which nothing is wanted: they need not even be readable."""
-    whole = [each for pattern in exclude for each in _alternatives(pattern)]
-    leaves = [_glob(each) for each in whole if each.endswith(("/", "**"))]
-    return lambda folder: any(each.match(folder) for each in leaves)
-
-
-def _alternatives(pattern: str) -> list[str]:
-    """`*.{jpg,png}` → `*.jpg`, `*.png`."""
-    braces = re.search(r"\{([^{}]*,[^{}]*)\}", pattern)
-    if braces is None:
-        return [pattern]
-    before, after = pattern[: braces.start()], pattern[braces.end() :]
-    parts = braces.group(1).split(",")
-    return [each for part in parts for each in _alternatives(before + part + after)]
-
-
-def _glob(pattern: str) -> re.Pattern[str]:
-    pattern = pattern.removeprefix("./")
-    if pattern.endswith("/"):
-        pattern += "**"  # a folder means what is in it
-    return re.compile(glob_translate(pattern))

@@ -14,15 +14,18 @@ from collections.abc import Callable
 from typing import Annotated, Literal
 from urllib.parse import quote, unquote_to_bytes
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field
 
 from wds_pipeline.config import SourceConfig
-from wds_pipeline.dataset.listing import NOTHING, fold
+from wds_pipeline.dataset.key_listing import KeyListing
+from wds_pipeline.dataset.listing import LISTING, NOTHING, PART, fold
+from wds_pipeline.dataset.select import check_any
 from wds_pipeline.dataset.walk import Position, Step, Walk
 from wds_pipeline.errors import SourceError
-from wds_pipeline.storage import Storage
+from wds_pipeline.storage import LocalStorage, Storage
 
 _CHUNK_ROWS = 100_000
 _FORMAT = "1"
@@ -104,6 +107,8 @@ def look(
     Raises SourceError when the source is gone, empty, or has folders that cannot be read.
     """
     until = clock() + seconds
+    if not isinstance(source, LocalStorage):
+        return _look_at_keys(source, config, dataset, before, now, lambda: clock() >= until)
     began = now()
     walk = Walk(source, config, dataset, lenient=True)
     device = walk.check_root().st_dev
@@ -130,7 +135,7 @@ def look(
             "the next look begins anew"
         )
     if walk.position is None:
-        walk.check_any(files)
+        check_any(files, source.url, walk.left_out, dataset)
     return Look(
         rules=rules,
         device=device,
@@ -140,6 +145,59 @@ def look(
         bytes=size,
         state=state.hex(),
         place=Place.of(walk.position) if walk.position else None,
+    )
+
+
+def _look_at_keys(
+    source: Storage,
+    config: SourceConfig,
+    dataset: str,
+    before: Look | None,
+    now: Callable[[], float],
+    over: Callable[[], bool],
+) -> Look:
+    """Goes on behind a key. The digest's state is only known between two of its parts, so a look ends
+    there."""
+    began = now()
+    source.check()
+    rules = _rules(source, config)
+    files, size, state, after = 0, 0, NOTHING, ""
+    if before and before.place and before.rules == rules:
+        after = before.place.position.after
+        began, files, size = before.began, before.files, before.bytes
+        state = bytes.fromhex(before.state)
+    keys = KeyListing(source, config, after)
+    pending = LISTING.empty_table()
+    place: Place | None = None
+
+    def take(count: int) -> None:
+        nonlocal files, size, state, pending
+        table, pending = pending.slice(0, count), pending.slice(count)
+        state = fold(state, table.combine_chunks(), [count])
+        files += count
+        size += pc.sum(table["size"]).as_py() or 0
+
+    for table in keys.tables():
+        pending = pa.concat_tables([pending, table])
+        whole = pending.num_rows // PART * PART
+        if whole:
+            last = pending["path"][whole - 1].as_py()
+            take(whole)
+            if over():
+                place = Place.of(Position("", "files", last))
+                break
+    else:
+        take(pending.num_rows)
+        check_any(files, source.url, keys.left_out, dataset)
+    return Look(
+        rules=rules,
+        device=0,
+        began=began,
+        ended=now(),
+        files=files,
+        bytes=size,
+        state=state.hex(),
+        place=place,
     )
 
 

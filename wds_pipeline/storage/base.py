@@ -11,8 +11,8 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -63,7 +63,9 @@ class Usage:
     bytes_read: int = 0
     bytes_written: int = 0
     retries: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
 
     def count(self, kind: str, *, requests: int = 1, read: int = 0, written: int = 0) -> None:
         """Adds requests of a kind (`get`, …) and what they carried."""
@@ -94,11 +96,10 @@ class Usage:
         self.__init__(**state)  # type: ignore[misc]
 
 
-_COUNTERS = tuple(name for name in Usage.__dataclass_fields__ if not name.startswith("_"))
+_COUNTERS = tuple(Usage.__dataclass_fields__)
 
 
-@dataclass(frozen=True)
-class Read:
+class Read(NamedTuple):
     """A source's file to read: into `view`, which has its size, if it is still the one scanned."""
 
     path: str
@@ -113,6 +114,12 @@ class Storage(ABC):
     """Whether a second name for a file costs nothing, and shows its bytes for good."""
     folders = False
     """Whether it is a tree of folders, to be walked; else its keys are listed."""
+    windows = 3
+    """How many windows of small files pay to be read at a time: each waits for all of its files."""
+    window_bytes = 16 * 1024 * 1024
+    """How large such a window is."""
+    lookups = 64
+    """How many small files of the store's own pay to be read at a time."""
 
     def __init__(self, place: Place) -> None:
         self.place = place

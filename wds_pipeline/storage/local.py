@@ -39,6 +39,9 @@ class LocalStorage(Storage):
 
     hard_links = True
     folders = True
+    windows = 1
+    window_bytes = 4 * 1024 * 1024  # with its tar in the processor's cache
+    lookups = 8
 
     def __init__(self, place: Place | Path) -> None:
         place = place if isinstance(place, Place) else Place(url=str(place))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -45,6 +47,16 @@ def persist(
 
     def count(_: RetryCallState) -> None:
         usage.count("retries")
+
+    start = time.monotonic()
+    try:  # nearly all is well at once, and the machinery below costs more than the answer's bytes
+        return attempt()
+    except Exception as error:
+        if not may_pass(error) or seconds <= 0:
+            raise
+    usage.count("retries")
+    time.sleep(random.uniform(0, _FIRST_PAUSE))
+    seconds -= time.monotonic() - start
 
     trying = Retrying(
         stop=stop_after_delay(seconds),

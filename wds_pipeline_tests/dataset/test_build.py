@@ -57,7 +57,7 @@ def test_what_is_published_is_what_the_source_holds(built: Project) -> None:
     assert not built.stray()
     assert {path.name for path in (built.destination / "versions/00000001").iterdir()} == {
         "manifest.json", "ledger.parquet", "inventory.parquet", "quarantine.parquet",
-        "report.json", "report.html",
+        "report.json", "report.html", "shards.parquet",
     }  # fmt: skip
 
 
@@ -593,7 +593,7 @@ def test_an_unknown_outcome_that_was_none(built: Project, monkeypatch: pytest.Mo
     monkeypatch.undo()
     assert files.items() <= everything(built).items()
     staged = list(built.destination.glob("versions/00000002/build-*/*"))
-    assert len(staged) == 5, "nothing is cleaned up on an unknown outcome"
+    assert len(staged) == 6, "nothing is cleaned up on an unknown outcome"
     assert built.latest().version == 1
     result = built.build()
     assert (result.status, result.packed) == ("published", 0), "the sealed shards were taken up"

@@ -8,6 +8,7 @@ import re
 import tarfile
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expan
 
 from wds_pipeline.config import SamplesConfig
 from wds_pipeline.dataset import tar
+from wds_pipeline.dataset.listing import LISTING
 from wds_pipeline.dataset.naming import IGNORED, INVENTORY, OK, PROBLEMS, Namer, assign
 from wds_pipeline_tests.dataset.inventories import listing
 
@@ -280,6 +282,34 @@ def statuses(*paths: str, **config: Any) -> dict[str, str]:
     table = assign(listing(dict.fromkeys(paths, (1, "1"))), SamplesConfig.model_validate(config))
     assert table.schema.equals(INVENTORY)
     return dict(zip(table["path"].to_pylist(), table["status"].to_pylist(), strict=True))
+
+
+@settings(max_examples=300)
+@given(
+    paths=st.lists(PATHS | st.sampled_from(["a/b.jpg", "a/c.jpg", "b", ".jpg", ""]), max_size=12),
+    skip=st.integers(0, 3),
+    rule=st.sampled_from(RULES),
+    fields=FIELDS,
+    key=st.none() | st.just({"pattern": "[ab]", "replace": "%"}),
+)
+def test_names_by_column_are_those_one_by_one(
+    paths: list[str], skip: int, rule: str, fields: Any, key: Any
+) -> None:
+    config = SamplesConfig.model_validate({"naming": rule, "fields": fields, "key": key})
+    files = pa.table(
+        [
+            pa.array(paths, pa.large_string()),
+            pa.array([1] * len(paths), pa.int64()),
+            pa.array(["1"] * len(paths), pa.large_string()),
+            pa.nulls(len(paths), pa.string()),
+        ],
+        schema=LISTING,
+    ).slice(skip)
+    table = assign(files, config)
+    found = zip(*(table[name].to_pylist() for name in ("key", "field", "status")), strict=True)
+    for path, (name, field, status) in zip(paths[skip:], found, strict=True):
+        wanted = Namer(config).split(path)
+        assert (name, field, OK if status == "key_collision" else status) == wanted, path
 
 
 def test_the_last_dot_s_collisions_are_found() -> None:

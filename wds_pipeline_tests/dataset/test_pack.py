@@ -30,7 +30,7 @@ from wds_pipeline.storage import CONTENT, LocalStorage, open_storage
 from wds_pipeline_tests.conftest import Project, read_tar
 
 MB = 1024 * 1024
-BUFFER = pack._BUFFER
+BUFFER = LocalStorage.window_bytes
 NAME = "train-000000-" + "0123456789abcdef" * 2
 
 
@@ -170,7 +170,7 @@ def test_many_small_members_fill_the_buffer_to_the_brim(project: Project) -> Non
 
 def test_generated_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any mixture of sizes, with a small buffer so that its borders are met all the time."""
-    monkeypatch.setattr(pack, "_BUFFER", 8192)
+    monkeypatch.setattr(LocalStorage, "window_bytes", 8192)
     rng = random.Random(3)
     for turn in range(60):
         project = Project(tmp_path / str(turn))

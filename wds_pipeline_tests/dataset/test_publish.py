@@ -54,7 +54,9 @@ def test_one_of_many_commits(built: Project) -> None:
     assert len(won) == 1
     assert built.latest() == won[0]
     folder = built.destination / "versions/00000002"
-    assert {path.name for path in folder.iterdir()} == {"manifest.json", *FILES}
+    assert {path.name for path in folder.iterdir()} == {
+        "manifest.json", version.SHARDS, *FILES
+    }  # fmt: skip
     assert version.read_file(built.storage, won[0], version.LEDGER) == b"ledger"
 
 
@@ -70,7 +72,7 @@ def test_nothing_is_visible_before_the_commit(
 
     monkeypatch.setattr(LocalStorage, "put", put)
     assert publish.commit(built.storage, next_of(built.latest()), FILES)
-    assert seen == [1, 1]
+    assert seen == [1, 1, 1]
     assert built.latest().version == 2
 
 
@@ -109,7 +111,7 @@ def test_a_lost_reply(built: Project, monkeypatch: pytest.MonkeyPatch, error: st
         ):
             publish.commit(built.storage, manifest, FILES)
         assert built.latest().version == 1
-        assert len(list(built.destination.glob("versions/00000002/build-*/*"))) == 2
+        assert len(list(built.destination.glob("versions/00000002/build-*/*"))) == 3
     else:
         assert publish.commit(built.storage, manifest, FILES)
         assert built.latest() == manifest
@@ -139,7 +141,9 @@ def test_tidying_up_is_done_once_and_by_anyone(
         thread.join()
     assert not failed
     folder = built.destination / "versions/00000002"
-    assert {path.name for path in folder.iterdir()} == {"manifest.json", *FILES}
+    assert {path.name for path in folder.iterdir()} == {
+        "manifest.json", version.SHARDS, *FILES
+    }  # fmt: skip
     assert built.stray() == []
 
 

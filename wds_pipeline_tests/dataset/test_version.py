@@ -29,6 +29,7 @@ def manifest_path(project: Project, number: int = 1) -> Path:
 def test_read_back(built: Project) -> None:
     manifest = built.latest()
     assert Manifest.model_validate_json(manifest.dump()) == manifest
+    assert version.read(built.storage, 1, "small").shards == manifest.shards
     assert version.read(built.storage, 1, "small") == manifest
     assert version.read(built.storage, None, "small") == manifest
     assert version.list_versions(built.storage) == [1]
@@ -125,12 +126,14 @@ def test_files_are_found_before_and_after_tidying_up(
     manifest = project.latest()
     assert not (folder / version.LEDGER).exists()
     before = {n: version.read_file(project.storage, manifest, n) for n in
-              (version.LEDGER, version.INVENTORY, version.REPORT_HTML)}  # fmt: skip
+              (version.LEDGER, version.INVENTORY, version.REPORT_HTML, version.SHARDS)}  # fmt: skip
+    shards = manifest.shards
     monkeypatch.undo()
     project.build()
     assert (folder / version.LEDGER).exists()
     assert not list(folder.glob("build-*"))
     assert before == {n: version.read_file(project.storage, manifest, n) for n in before}
+    assert project.latest().shards == shards
 
 
 def test_the_marker(project: Project) -> None:

@@ -17,9 +17,9 @@ from threading import Event
 from typing import Any
 from urllib.parse import unquote_plus
 
-from wds_pipeline.storage.s3_errors import BadAnswer
+from wds_pipeline.storage.s3.errors import BadAnswer
 
-_SERIAL_PAGES = 4  # a listing as short as this is not divided
+_SERIAL_PAGES = 16  # a listing as short as this is not divided
 _PIECES = 32
 _THREADS = 16
 _PAGES_AHEAD = 32  # of each piece
@@ -177,8 +177,14 @@ class Lister:
 
     def _cuts(self, after: str, delimiter: str) -> list[str]:
         """Where pieces begin, each behind such a key: the first at `after`."""
-        if delimiter:  # one folder: its names
-            return self._spread([after, *self._names(after, self.prefix)])
+        if delimiter:  # one folder: its names, and no cut within one of its own folders
+            start = len(self.prefix)
+            found = []
+            for each in self._names(after, self.prefix):
+                name, slash, _ = each[start:].partition("/")
+                found.append(self.prefix + name + (slash + _LAST if slash else ""))
+            later = {each for each in found if _bytes(each) > _bytes(after)}
+            return self._spread([after, *sorted(later, key=_bytes)])
         cuts, level = [after], [self.prefix]
         for _ in range(3):
             below = [each for folder in level for each in self._folders(folder, after)]

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from botocore.exceptions import ClientError
 
 from wds_pipeline.errors import WdsPipelineError
-from wds_pipeline.storage.s3_session import S3Session
+from wds_pipeline.storage.s3.session import S3Session
 
 PART = 8 * 1024 * 1024
 _UNDER_WAY = 4

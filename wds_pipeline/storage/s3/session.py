@@ -28,7 +28,7 @@ from obstore.store import S3Store
 from wds_pipeline.config_storage import Place, StorageConfig
 from wds_pipeline.storage.base import Usage
 from wds_pipeline.storage.retry import persist
-from wds_pipeline.storage.s3_errors import explain
+from wds_pipeline.storage.s3.errors import explain
 
 _CONNECT_SECONDS = 5.0
 _CONTACT_SECONDS = 4.0  # how long a first contact is tried
