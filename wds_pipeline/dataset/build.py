@@ -17,12 +17,22 @@ import xxhash
 
 from wds_pipeline.compute import open_pool, prepare
 from wds_pipeline.config import DatasetConfig
-from wds_pipeline.dataset import publish, release, report_html, samples, seal, settle, version
+from wds_pipeline.dataset import (
+    drafts,
+    publish,
+    release,
+    report_html,
+    samples,
+    seal,
+    settle,
+    version,
+)
 from wds_pipeline.dataset.costs import Costs
+from wds_pipeline.dataset.drafts import Draft as Draft
 from wds_pipeline.dataset.naming import assign
 from wds_pipeline.dataset.pack import Packed
 from wds_pipeline.dataset.parent import Parent
-from wds_pipeline.dataset.plan import RECIPE_FORMAT, Plan, ShardPlan, check_policies, make_plan
+from wds_pipeline.dataset.plan import RECIPE_FORMAT, Plan, ShardPlan, make_plan
 from wds_pipeline.dataset.report import Report
 from wds_pipeline.dataset.scan import Listing, scan
 from wds_pipeline.dataset.settle import Progress, Rejections
@@ -35,29 +45,11 @@ from wds_pipeline.errors import (
 )
 from wds_pipeline.storage import Storage, Usage, open_storage
 
-_SCANS = 3  # a source that changes while it is packed is scanned anew, so many times at most
 _COMMITS = 10
-_LOST = 20  # how often another build may be at the same shards at the same moment
 
 # Called with each plan before it is held against the policies, and with its report too when it is
 # settled and about to be published. What it raises refuses the candidate.
 OnCandidate = Callable[[Plan, Report | None], None]
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A plan with the listing that it is of, and what was found unusable on the way to it."""
-
-    listing: Listing
-    plan: Plan
-    rejected: Rejections = field(default_factory=Rejections.none)
-    packed: frozenset[str] = frozenset()
-    repaired: frozenset[str] = frozenset()
-    damaged: frozenset[str] = frozenset()
-    lost: int = 0
-    superseded: frozenset[str] = frozenset()
-    repack: bool = False
-    resplit: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,9 +163,9 @@ class Build:
         Raises DataError, DestinationError, VersionError.
         """
         draft = Draft(listing, None, repack=repack, resplit=resplit)  # type: ignore[arg-type]
-        return self._draft(draft)
+        return self.redraft(draft)
 
-    def _draft(
+    def redraft(
         self,
         before: Draft,
         *,
@@ -237,18 +229,6 @@ class Build:
             publish.relink_views(self.destination, again)
         return packed
 
-    def unverified(self, plan: Plan) -> list[ShardPlan]:
-        """The plan's shards that have no report to rely on."""
-        wanted = settle.rules(self.config)
-        reports = settle.load_reports(self.destination, plan.shards)
-        seals = settle.load_seals(self.destination, plan.shards)
-        missing = []
-        for shard in plan.shards:
-            report, sealed = reports[shard.name], seals[shard.name]
-            if report is None or sealed is None or not report.covers(sealed, wanted):
-                missing.append(shard)
-        return missing
-
     def verify(
         self,
         plan: Plan,
@@ -270,101 +250,22 @@ class Build:
         for each in verified:
             self.destination.usage.add(each.usage)
 
+    def unverified(self, plan: Plan) -> list[ShardPlan]:
+        """The plan's shards that have no report to rely on."""
+        reports = settle.load_reports(self.destination, plan.shards)
+        return drafts.unverified(self, plan, reports)
+
     def settle(self, draft: Draft, pool: Executor) -> Draft:
         """Packs and verifies until every shard of the plan, as it then is, is sealed and sound.
 
         Raises DataError when too many samples turn out to be unusable, VerificationError when a
         shard is damaged again after it was packed anew.
         """
-        scans = 1
-        while True:
-            if self.on_candidate is not None:
-                self.on_candidate(draft.plan, None)
-            check_policies(draft.plan, self.config)
-            missing = self.unsealed(draft.plan)
-            found = self._known_unusable(draft.plan, missing)
-            if found:
-                draft = self._without(draft, found)
-                continue
-            packed = self.pack(draft.plan, missing, pool) if missing else []
-            done = frozenset(each.name for each in packed if each.seal is not None)
-            again = done & {shard.name for shard in missing if not shard.causes}
-            draft = replace(draft, packed=draft.packed | done, repaired=draft.repaired | again)
-            changed = [each for each in packed if each.seal is None]
-            if changed and scans < _SCANS:
-                scans += 1
-                draft = self._draft(draft, listing=self.scan(), keep_places=True)
-            elif changed:
-                draft = self._without(draft, settle.reject_unstable(draft.plan, changed))
-            else:
-                after = self._verified(draft, pool)
-                if after is draft:
-                    return draft
-                draft = after
-
-    def _known_unusable(self, plan: Plan, missing: Sequence[ShardPlan]) -> Rejections:
-        """What a build that was killed had found in shards that it then removed."""
-        there = set(self.destination.list_names(seal.FOLDER)) if missing else set()
-        shards = [shard for shard in missing if shard.name + seal.REPORT in there]
-        reports = settle.load_reports(self.destination, shards).values()
-        sound = [report for report in reports if report is not None and report.passed]
-        return settle.reject_content(plan, self.config, sound)
-
-    def _verified(self, draft: Draft, pool: Executor) -> Draft:
-        """The same draft if all its shards are sound, else the next one to settle."""
-        shards = self.unverified(draft.plan)
-        if shards:
-            self.verify(draft.plan, shards, pool, draft.superseded)
-        try:
-            reports = self._reports(draft.plan)
-        except VerificationError:
-            if draft.lost >= _LOST:
-                raise
-            return replace(draft, lost=draft.lost + 1)
-        damaged = [report for report in reports if not report.passed]
-        for report in damaged:
-            if report.name in draft.damaged:
-                finding = report.errors[0]
-                raise VerificationError(
-                    f"{self.config.name}: {self.destination.locate(seal.path(report.name, seal.TAR))}: "
-                    f"{finding.code}: {finding.message}; it was packed anew and is damaged again. "
-                    "Check the disk and the memory. Nothing was published"
-                )
-            self.destination.delete(seal.path(report.name, seal.SEAL))
-        if damaged:
-            names = frozenset(report.name for report in damaged)
-            return replace(draft, damaged=draft.damaged | names)
-        found = settle.reject_content(draft.plan, self.config, reports)
-        return self._without(draft, found) if len(found) else draft
-
-    def _without(self, draft: Draft, found: Rejections) -> Draft:
-        """The draft without these samples; shards that this build packed with them are removed."""
-        after = self._draft(draft, rejected=draft.rejected.add(found), keep_places=True)
-        kept = {shard.name for shard in after.plan.shards}
-        columns = (found.table[name].to_pylist() for name in ("split", "slot"))
-        places = set(zip(*columns, strict=True))
-        spoilt = {s.name for s in draft.plan.shards if (s.split, s.slot) in places}
-        # Others that are superseded stay: another build may be about to publish them.
-        for name in (draft.packed & spoilt) - kept:
-            # Its report stays, until the commit: what it says need not be found out again.
-            for end in (seal.SEAL, seal.TAR, seal.MEMBERS):
-                self.destination.delete(seal.path(name, end))
-        superseded = {shard.name for shard in draft.plan.shards} - kept
-        return replace(after, packed=draft.packed & kept, superseded=draft.superseded | superseded)
-
-    def _reports(self, plan: Plan) -> list[Any]:
-        reports = settle.load_reports(self.destination, plan.shards)
-        missing = [name for name, report in reports.items() if report is None]
-        if missing:
-            raise VerificationError(
-                f"{self.config.name}: {missing[0]}: its report cannot be read, though it was just "
-                "written; build again"
-            )
-        return list(reports.values())
+        return drafts.settle_draft(self, draft, pool)
 
     def report(self, draft: Draft) -> Report:
         """The report of a settled draft."""
-        reports = self._reports(draft.plan)
+        reports = drafts.reports_of(self, draft)
         skipped = draft.listing.skipped
         return release.make_version_report(
             self.config, self.destination, draft.plan, skipped, reports
@@ -404,7 +305,7 @@ class Build:
             if not plan.changed:
                 newest = self.newest()
                 if newest is None or newest.version != plan.parent:
-                    draft = self._draft(draft, listing=self.scan())
+                    draft = self.redraft(draft, listing=self.scan())
                     continue
                 inputs = self.inputs(draft.listing)
                 if inputs != newest.inputs:  # what changed was not part of any sample
@@ -430,7 +331,7 @@ class Build:
                     self.costs,
                 )
             # The other build may have seen a newer source than this one.
-            draft = self._draft(draft, listing=self.scan())
+            draft = self.redraft(draft, listing=self.scan())
         raise DestinationError(
             f"{self.config.name}: other builds committed {_COMMITS} versions meanwhile; the sealed "
             "shards are kept, build again"

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from wds_pipeline.dataset.content import Facts
-from wds_pipeline.dataset.seal import REPORT, Seal, path
+from wds_pipeline.dataset.seal import REPORT, path
 from wds_pipeline.storage import Storage
 
 LEVELS = ("stat", "digest", "samples", "decode")
@@ -139,15 +139,15 @@ class ShardReport:
         """Whether the shard is what its seal, index and plan say."""
         return not self.errors
 
-    def covers(self, seal: Seal, rules: Rules) -> bool:
-        """Whether this report answers what verifying the shard by `rules` would ask.
+    def covers(self, digest: str, rules: Rules) -> bool:
+        """Whether this report answers what verifying the shard of this digest by `rules` would ask.
 
         A report of damage never does: the shard may have been repaired.
         """
         deep = LEVELS.index(self.level) >= LEVELS.index(rules.level)
         if rules.level == "decode":
             deep = deep and self.sample >= rules.sample and rules.same_content_rules(self.rules)
-        return self.passed and deep and (self.name, self.digest) == (seal.name, seal.digest)
+        return self.passed and deep and self.digest == digest
 
 
 def known_facts(reports: Iterable[ShardReport], rules: Rules) -> dict[tuple[str, bytes], Facts]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,9 @@ def look_in_parts(source: Storage, steps: list[int], between: list[str] | None =
     config = SourceConfig(url="x")
     found: Look | None = None
     for number in itertools.count():
-        ticks = itertools.count()
+        ticks = map(float, itertools.count())
         most = steps[number % len(steps)]
-        found = watch.look(
-            source, config, "small", most, found, clock=lambda ticks=ticks: float(next(ticks))
-        )
+        found = watch.look(source, config, "small", most, found, clock=partial(next, ticks))
         found = Look.model_validate_json(found.model_dump_json())
         if found.complete:
             return found

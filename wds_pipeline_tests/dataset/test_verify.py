@@ -475,14 +475,14 @@ def test_reports_that_cannot_be_used_are_as_none(
 
 def test_what_a_report_covers(shard: Shard) -> None:
     report = shard.verify()
-    assert all(report.covers(shard.seal, rules(level)) for level in LEVELS)
-    assert not shard.verify("samples").covers(shard.seal, rules())
-    assert shard.verify("samples").covers(shard.seal, rules("digest", max_pixels=7))
-    assert not report.covers(shard.seal, rules(max_pixels=7))
-    assert not shard.verify(sample=0.5).covers(shard.seal, rules())
-    assert not report.covers(replace(shard.seal, digest="xxh3-128:00"), rules())
+    assert all(report.covers(shard.seal.digest, rules(level)) for level in LEVELS)
+    assert not shard.verify("samples").covers(shard.seal.digest, rules())
+    assert shard.verify("samples").covers(shard.seal.digest, rules("digest", max_pixels=7))
+    assert not report.covers(shard.seal.digest, rules(max_pixels=7))
+    assert not shard.verify(sample=0.5).covers(shard.seal.digest, rules())
+    assert not report.covers("xxh3-128:00", rules())
     shard.put(shard.data[:-10])
-    assert not shard.verify().covers(shard.seal, rules())
+    assert not shard.verify().covers(shard.seal.digest, rules())
 
 
 def test_a_member_larger_than_the_limit_streams(tmp_path: Path) -> None:
