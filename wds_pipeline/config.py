@@ -15,6 +15,7 @@ import xxhash
 from pydantic import ByteSize, Field, PrivateAttr, field_validator, model_validator
 
 from wds_pipeline.config_automation import FreshnessConfig, Schedule, SensorConfig
+from wds_pipeline.config_compute import ComputeConfig as ComputeConfig
 from wds_pipeline.config_storage import Place, StorageConfig, absolute, check_no_password
 from wds_pipeline.config_values import (
     Callable,
@@ -267,15 +268,6 @@ class VerifyConfig(Model):
     """An image with more pixels is not decoded but reported as a decompression bomb."""
     on_leak: Literal["warn", "error"] = "warn"
     """Whether the same content in two splits fails the build."""
-
-
-class ComputeConfig(Model):
-    """Who does the work."""
-
-    kind: Literal["processes", "threads"] = "processes"
-    """Worker processes, or threads of one process."""
-    workers: int | None = Field(default=None, ge=1)
-    """How many; by default as many as there are cores."""
 
 
 class RetentionConfig(Model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -316,8 +317,25 @@ FULL = """
 name: captions
 description: Pictures and what they show.
 source:
-  {url: raw, include: ["**/*.jpg"], exclude: [tmp/], follow_symlinks: never, fingerprint: content}
-destination: {url: published}
+  url: s3://raw/captions
+  include: ["**/*.jpg"]
+  exclude: [tmp/]
+  follow_symlinks: never
+  fingerprint: content
+  storage:
+    profile: lab
+    endpoint_url: https://minio.example.org
+    region: eu-central-1
+    addressing_style: path
+    anonymous: false
+    requester_pays: true
+    sse: aws:kms
+    sse_kms_key: 1234abcd
+    options: {}
+    concurrency: 64
+    timeout_seconds: 20
+    retry_seconds: 90
+destination: {url: published, commit: conditional, storage: {concurrency: 32}}
 samples:
   naming: last_dot
   key: {pattern: "^images/", replace: ""}
@@ -378,6 +396,48 @@ def test_the_schema_refuses_what_the_loader_refuses(change: dict[str, Any]) -> N
     with pytest.raises(ValidationError):
         make(**change)
     assert validate(json_schema(), {**MINIMAL, **change})
+
+
+def test_how_a_store_is_reached_is_no_part_of_the_content() -> None:
+    one = make(source={"url": "s3://raw"}).digest()
+    other = make(source={"url": "s3://raw", "storage": {"profile": "x", "concurrency": 3}}).digest()
+    assert one == other
+    assert one != make(source={"url": "s3://raw2"}).digest()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"url": "sftp://me:hunter2@host/raw"}, r"sftp://…@host/raw has a password"),
+        ({"url": "s3://raw", "storage": {"endpoint_url": "https://a:hunter2@b"}}, "has a password"),
+        ({"url": "s3://raw", "storage": {"endpoint_url": "minio:9000"}}, "expected a URL such as"),
+        ({"url": "s3://raw", "storage": {"options": {"secret": "hunter2"}}}, "'secret' looks like"),
+        (
+            {"url": "az://raw", "storage": {"options": {"a": {"account_key": "hunter2"}}}},
+            "'account_key' looks like a credential",
+        ),
+        ({"url": "s3://raw", "storage": {"sse_kms_key": "k"}}, "goes with `sse: aws:kms`"),
+        ({"url": "s3://raw", "storage": {"anonymous": True, "profile": "p"}}, "exclude each other"),
+    ],
+)
+def test_what_a_store_s_settings_may_not_say(source: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message) as raised:
+        make(source=source)
+    if "hunter2" in str(source.get("url")):
+        assert "hunter2" not in raised.value.errors()[0]["msg"]
+
+
+def test_places_are_what_workers_get(tmp_path: Path) -> None:
+    config = make(
+        source={"url": "s3://raw/x", "storage": {"profile": "lab"}},
+        destination={"url": "out", "commit": "single_writer"},
+    )
+    source, destination = config.source_place, config.destination_place
+    assert (source.scheme, source.part, source.storage.profile) == ("s3", "source", "lab")
+    assert (destination.scheme, destination.part) == ("file", "destination")
+    assert destination.single_writer
+    assert not source.single_writer
+    assert pickle.loads(pickle.dumps(source)) == source
 
 
 def test_every_key_has_a_description() -> None:

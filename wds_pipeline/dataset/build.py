@@ -215,12 +215,18 @@ class Build:
             raise VerificationError("\n".join(refused[:10]) + more)
         return packed
 
-    def try_pack(self, plan: Plan, shards: Sequence[ShardPlan], pool: Executor) -> list[Packed]:
-        """Packs these shards of the plan; what was refused or failed in passing is a result. Raises
-        SourceError, DestinationError, WorkerError."""
+    def try_pack(
+        self, plan: Plan, shards: Sequence[ShardPlan], pool: Executor, anew: bool = False
+    ) -> list[Packed]:
+        """Packs these shards of the plan, with `anew` whatever is stored; what was refused or failed in
+        passing is a result, and of shards that were not tried any more, for the store is away, there is
+        none.
+
+        Raises SourceError, DestinationError, WorkerError.
+        """
         newest = self.newest()
         published = {shard.name: shard.digest for shard in newest.shards} if newest else {}
-        packed = settle.pack_shards(self.config, plan, shards, pool, self.progress, published)
+        packed = settle.pack_shards(self.config, plan, shards, pool, self.progress, published, anew)
         for each in packed:
             self.source.usage.add(each.usage[0])
             self.destination.usage.add(each.usage[1])

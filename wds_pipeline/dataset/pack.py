@@ -52,6 +52,8 @@ class PackJob:
     destination: Place | str
     digest: str = "xxh3-128"
     published: str = ""
+    anew: bool = False
+    """Whatever is stored; else a shard that is sealed is not packed again."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def run(job: PackJob) -> Packed:
 def _run(job: PackJob, source: Storage, destination: Storage) -> Packed:
     name = job.recipe.name
     try:
-        sealed = None if job.published else seal.whole(destination, name)
+        sealed = None if job.published or job.anew else seal.whole(destination, name)
         if sealed is None:
             sealed = pack(job.recipe, source, destination, job.digest, job.published)
     except SourceChanged as error:

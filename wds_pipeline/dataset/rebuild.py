@@ -14,6 +14,7 @@ from wds_pipeline.dataset.seal import Seal
 from wds_pipeline.dataset.shard_report import ShardReport
 
 GONE = "the present plan has no such shard; its samples are gone from the source"
+NOT_TRIED = "not tried, for many shards before it failed: the store is away; try again later"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ def rebuild(build: Build, plan: Plan, partitions: Sequence[str], pool: Executor)
     """
     by_partition = {shard.partition: shard for shard in plan.shards}
     chosen = [by_partition[each] for each in partitions if each in by_partition]
-    packed = {each.name: each for each in build.try_pack(plan, chosen, pool)}
+    packed = {shard.name: Packed(shard.name, None, failed=NOT_TRIED) for shard in chosen}
+    packed |= {each.name: each for each in build.try_pack(plan, chosen, pool, anew=True)}
     sealed = [shard for shard in chosen if packed[shard.name].seal is not None]
     build.verify(plan, sealed, pool)
     reports = settle.load_reports(build.destination, sealed)
@@ -61,7 +63,7 @@ def _outcome(
     if packed.seal is None:
         reasons = [f"{path}: {reason}" for path, reason in packed.changed]
         more = f"; and {len(reasons) - 3:,} more files" if len(reasons) > 3 else ""
-        problem = packed.refused or f"{'; '.join(reasons[:3])}{more}"
+        problem = packed.refused or packed.failed or f"{'; '.join(reasons[:3])}{more}"
         return Rebuilt(shard.partition, problem=problem)
     if report is None or not report.passed:
         found = report.errors[0] if report else None

@@ -82,6 +82,7 @@ def pack_shards(
     pool: Executor,
     progress: Progress | None = None,
     published: Mapping[str, str] | None = None,
+    anew: bool = False,
 ) -> list[Packed]:
     """Packs these shards of the plan with the pool; `published` are digests by name, to repair.
 
@@ -97,6 +98,7 @@ def pack_shards(
             config.destination_place,
             config.shards.digest,
             (published or {}).get(shard.name, ""),
+            anew,
         )
         for shard in shards
     )

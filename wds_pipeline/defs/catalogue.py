@@ -14,6 +14,7 @@ import dagster as dg
 
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import seal, settle
+from wds_pipeline.dataset.costs import Costs
 from wds_pipeline.dataset.plan import RECIPE_FORMAT, Plan
 from wds_pipeline.dataset.scan import Listing
 from wds_pipeline.dataset.seal import Seal
@@ -169,10 +170,12 @@ def log_version(
     manifest: Manifest,
     rebuilt: Collection[str] = (),
     logged: Collection[str] = (),
+    costs: Costs | None = None,
 ) -> None:
     """Makes the catalogue tell of this version, unless it does already.
 
-    `rebuilt` are names of shards to log, `logged` those that this run has logged.
+    `rebuilt` are names of shards to log, `logged` those that this run has logged, `costs` what the run
+    asked of its stores.
     """
     count = log_version_shards(context, config, storage, manifest, rebuilt, logged)
     known = _logged(context.instance, config.name, keys.PUBLISHED_VERSION, "version")
@@ -182,7 +185,10 @@ def log_version(
             dg.AssetMaterialization(
                 keys.asset_key(config.name, keys.PUBLISHED_VERSION),
                 description=f"version {manifest.version}: {manifest.total_samples:,} samples",
-                metadata=metadata.of_version(config, storage, manifest),
+                metadata={
+                    **metadata.of_version(config, storage, manifest),
+                    **(metadata.of_costs(costs) if costs else {}),
+                },
                 tags={
                     "dagster/data_version": str(manifest.version),
                     **_made_of(

@@ -8,17 +8,18 @@ are run one after the other, each with all the workers.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import dagster as dg
 
-from wds_pipeline.compute import prepare, worker_count
+from wds_pipeline.compute import prepare
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import seal, settle
 from wds_pipeline.dataset.build import BuildResult
 from wds_pipeline.dataset.plan import ShardPlan, check_policies
 from wds_pipeline.dataset.wording import counted, human_bytes
-from wds_pipeline.defs import catalogue, checks, console, keys
-from wds_pipeline.defs.session import Options, Session, session_resource
+from wds_pipeline.defs import catalogue, checks, compute, console, keys
+from wds_pipeline.defs.session import Options, Session, session_resources
 from wds_pipeline.defs.summary import print_summary
 
 _BATCHES = 64
@@ -54,7 +55,7 @@ class Batch:
 def batches(shards: Sequence[ShardPlan], workers: int) -> Iterator[Sequence[ShardPlan]]:
     """Divides shards into about 64 batches, or fewer where that would starve the workers."""
     size = max(math.ceil(len(shards) / _BATCHES), _SHARDS_A_WORKER * workers)
-    size = min(size, _LARGEST_BATCH)
+    size = min(size, max(_LARGEST_BATCH, _SHARDS_A_WORKER * workers))
     for start in range(0, len(shards), size):
         yield shards[start : start + size]
 
@@ -116,6 +117,7 @@ def plan(
         partitions = [shard.partition for shard in draft.plan.shards]
         came, went = catalogue.register_partitions(context.instance, config.name, partitions)
         catalogue.log_plan(context, config, session.listing, draft.plan)
+        workers = session.workers() if missing else 1
     context.log.info(
         f"{counted(len(draft.plan.shards), 'shard')}, {len(missing):,} to pack "
         f"(partitions: {came:,} new, {went:,} gone)"
@@ -123,7 +125,7 @@ def plan(
     for warning in draft.plan.warnings:
         context.log.warning(warning)
     yield dg.Output(options, "options")
-    for number, shards in enumerate(batches(missing, worker_count(config.compute))):
+    for number, shards in enumerate(batches(missing, workers)):
         names = tuple(shard.name for shard in shards)
         yield dg.DynamicOutput(Batch(options, names), f"{number:04d}", "batches")
 
@@ -191,11 +193,14 @@ def publish(context: dg.OpExecutionContext, options: Options, done: list[Batch])
         rebuilt = {each.name for each in manifest.shards if each.since == manifest.version}
         if result.status != "published":
             rebuilt = set(packed)
-        catalogue.log_version(context, config, build.destination, manifest, rebuilt, logged)
+        catalogue.log_version(
+            context, config, build.destination, manifest, rebuilt, logged, result.costs
+        )
         watch.done(result)
     for warning in result.warnings:
         context.log.warning(warning)
-    context.log.info(f"version {manifest.version} {result.status}")
+    asked = f"; asked of the stores: {result.costs}" if str(result.costs) else ""
+    context.log.info(f"version {manifest.version} {result.status}{asked}")
     print_summary(config, build.destination, result)
     return manifest.version
 
@@ -212,12 +217,18 @@ def build_graph(config: DatasetConfig, name: str) -> dg.GraphDefinition:
     return graph
 
 
-def build_job(config: DatasetConfig) -> dg.JobDefinition:
-    """The job that builds one dataset."""
+def build_job(
+    config: DatasetConfig, executor: dg.ExecutorDefinition = dg.in_process_executor
+) -> dg.JobDefinition:
+    """The job that builds one dataset; the executor runs its steps."""
 
-    @dg.config_mapping(config_schema=_OPTIONS)
-    def options(values: dict[str, bool]) -> dict[str, object]:
-        return {"ops": {"plan": {"config": values}}, "loggers": {console.NAME: {}}}
+    @dg.config_mapping(config_schema={**_OPTIONS, **compute.OPTION})
+    def options(values: dict[str, Any]) -> dict[str, object]:
+        return {
+            "ops": {"plan": {"config": {name: values[name] for name in _OPTIONS}}},
+            "resources": compute.resources(values.get(compute.KEY, {})),
+            "loggers": {console.NAME: {}},
+        }
 
     name = keys.job_name(config.name)
     return build_graph(config, name).to_job(
@@ -227,9 +238,9 @@ def build_job(config: DatasetConfig) -> dg.JobDefinition:
             "changed, verifies it, publishes a version. Finds nothing to do when nothing changed; "
             "after a crash it goes on from the shards that are sealed."
         ),
-        resource_defs={"session": session_resource(config)},
+        resource_defs=session_resources(config),
         config=options,
-        executor_def=dg.in_process_executor,
+        executor_def=executor,
         logger_defs={console.NAME: console.console},
         tags={
             keys.DATASET_TAG: config.name,

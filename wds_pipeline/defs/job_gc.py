@@ -37,6 +37,7 @@ def gc_job(config: DatasetConfig) -> dg.JobDefinition:
                 "version holds yet.",
             ),
         },
+        workers=False,
     )
 
 
@@ -51,10 +52,10 @@ def remove_garbage(context: dg.OpExecutionContext) -> None:
         garbage = find_garbage(storage, config.retention, grace)
         for line in describe(garbage, "grace_hours"):
             context.log.info(line)
-        if not garbage.versions and not garbage.files:
+        if not garbage:
             context.log.info(f"nothing to remove; {kept(config)}")
         if dry_run:
-            if garbage.versions or garbage.files:
+            if garbage:
                 context.log.info(
                     f"{human_bytes(garbage.bytes)} in shards would be freed; {kept(config)}. Nothing "
                     "was removed: this was a dry run (dry_run: false removes it)"

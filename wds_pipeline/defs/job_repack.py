@@ -1,11 +1,13 @@
 """`<name>_repack`: all shards are laid out anew, as a new version."""
 
+from typing import Any
+
 import dagster as dg
 
 from wds_pipeline.config import DatasetConfig
-from wds_pipeline.defs import console, keys
+from wds_pipeline.defs import compute, console, keys
 from wds_pipeline.defs.job import build_graph
-from wds_pipeline.defs.session import session_resource
+from wds_pipeline.defs.session import session_resources
 from wds_pipeline.defs.upkeep_job import choice
 
 # Without a default, so that no single click starts it: what is not filled in cannot be launched.
@@ -28,13 +30,18 @@ def repack_job(config: DatasetConfig) -> dg.JobDefinition:
                 description="What is to be written anew, all of it. `repack`: the shards; each sample "
                 "keeps its split. `resplit`: the splits as well; samples move between train and val, "
                 "and models that saw the old train must not be judged by the new val.",
-            )
+            ),
+            **compute.OPTION,
         }
     )
-    def options(values: dict[str, str]) -> dict[str, object]:
+    def options(values: dict[str, Any]) -> dict[str, object]:
         resplit = values["confirm"] == "resplit"
         plan = {"config": {"repack": True, "resplit": resplit}}
-        return {"ops": {"plan": plan}, "loggers": {console.NAME: {}}}
+        return {
+            "ops": {"plan": plan},
+            "resources": compute.resources(values.get(compute.KEY, {})),
+            "loggers": {console.NAME: {}},
+        }
 
     name = keys.repack_job_name(config.name)
     return build_graph(config, name).to_job(
@@ -42,7 +49,7 @@ def repack_job(config: DatasetConfig) -> dg.JobDefinition:
         description=f"Lays all shards of {config.name} out anew and publishes them as a new version: "
         "after `shards.max_bytes` was changed, or when edits and deletions have left shards of unlike "
         f"sizes. Writes everything; older versions stay until {keys.gc_job_name(config.name)}.",
-        resource_defs={"session": session_resource(config)},
+        resource_defs=session_resources(config),
         config=options,
         executor_def=dg.in_process_executor,
         logger_defs={console.NAME: console.console},

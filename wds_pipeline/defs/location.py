@@ -9,7 +9,7 @@ import dagster as dg
 
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.config_file import ENVIRONMENT_VARIABLE, datasets_folder
-from wds_pipeline.defs import keys
+from wds_pipeline.defs import compute, keys
 from wds_pipeline.defs.alerts import Alert, build_alerts
 from wds_pipeline.defs.assets import build_assets
 from wds_pipeline.defs.checks import build_checks
@@ -25,6 +25,7 @@ def build_defs(
     configs: Mapping[str, DatasetConfig] | Iterable[DatasetConfig],
     on_failure: Alert | None = None,
     executor: dg.ExecutorDefinition | None = dg.in_process_executor,
+    build_executor: dg.ExecutorDefinition = dg.in_process_executor,
 ) -> dg.Definitions:
     """The assets, checks, jobs, schedules and sensors of these datasets, for a code location of your own:
     `dg.Definitions.merge(build_defs(load_configs()), yours)`.
@@ -32,6 +33,8 @@ def build_defs(
     `on_failure` is called with a `FailedRun` for datasets whose file names no callable of its own.
     `executor` is for assets that are materialized in the UI: steps are many and short, the work is done
     by the session's workers. None leaves the choice to the definitions that these are merged with.
+    `build_executor` is for the steps of `<name>_build`: one that gives each batch a process or a pod of
+    its own needs an I/O manager, or `$DAGSTER_HOME/storage`, that all of them see.
 
     Raises ConfigError, also when there is no dataset.
     """
@@ -41,7 +44,7 @@ def build_defs(
             f"{datasets_folder().absolute()}: no dataset; expected YAML files there. Make one with "
             f"`wds-pipeline init SOURCE DESTINATION`, or set {ENVIRONMENT_VARIABLE}"
         )
-    parts = [_dataset(config) for config in datasets]
+    parts = [_dataset(config, build_executor) for config in datasets]
     alerts = build_alerts(datasets, on_failure)
     return dg.Definitions.merge(
         *parts,
@@ -52,9 +55,9 @@ def build_defs(
     )
 
 
-def _dataset(config: DatasetConfig) -> dg.Definitions:
+def _dataset(config: DatasetConfig, executor: dg.ExecutorDefinition) -> dg.Definitions:
     """One dataset's part."""
-    build = build_job(config)
+    build = build_job(config, executor)
     jobs = [build, *build_upkeep_jobs(config)]
     sensor = build_source_sensor(config, build)
     with warnings.catch_warnings():
@@ -66,5 +69,8 @@ def _dataset(config: DatasetConfig) -> dg.Definitions:
         jobs=jobs,
         schedules=build_schedules(config, {job.name: job for job in jobs}),
         sensors=[sensor] if sensor else [],
-        resources={keys.session_key(config.name): session_resource(config)},
+        resources={
+            keys.session_key(config.name): session_resource(config),
+            compute.KEY: compute.compute,
+        },
     )

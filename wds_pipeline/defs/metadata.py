@@ -14,7 +14,8 @@ import pyarrow as pa
 import xxhash
 
 from wds_pipeline.config import DatasetConfig
-from wds_pipeline.dataset import samples, version, view
+from wds_pipeline.dataset import reading, samples, version, view
+from wds_pipeline.dataset.costs import Costs
 from wds_pipeline.dataset.plan import Plan
 from wds_pipeline.dataset.preview import reasons
 from wds_pipeline.dataset.scan import SKIPPED, Listing
@@ -216,11 +217,15 @@ def of_version(config: DatasetConfig, storage: Storage, manifest: Manifest) -> M
             }
             for name, total in manifest.splits.items()
         ),
-        **{f"shards of {name}": dg.MetadataValue.path(url) for name, url in patterns.items()},
+        **(
+            {f"shards of {name}": dg.MetadataValue.path(url) for name, url in patterns.items()}
+            if storage.hard_links
+            else {}
+        ),
         "quarantined": quarantine.num_rows,
         "report": dg.MetadataValue.path(storage.locate(folder + version.REPORT_HTML)),
         "manifest": dg.MetadataValue.path(storage.locate(folder + "manifest.json")),
-        "how to read it": dg.MetadataValue.md(_snippet(patterns)),
+        "how to read it": dg.MetadataValue.md(_snippet(storage, manifest, patterns)),
         "dagster/row_count": manifest.total_samples,
         "dagster/uri": storage.locate(folder),
     }
@@ -235,6 +240,16 @@ def of_version(config: DatasetConfig, storage: Storage, manifest: Manifest) -> M
     return found
 
 
+def of_costs(costs: Costs) -> Metadata:
+    """What a run asked of its stores; nothing for folders."""
+    found: Metadata = {}
+    for end, usage in (("source", costs.source), ("destination", costs.destination)):
+        if usage.requests:
+            found[f"{end}: requests"] = usage.requests
+            found |= {f"{end}: {name}": value for name, value in usage.values().items() if value}
+    return found
+
+
 def _version_verdict(summary: Mapping[str, Any]) -> str:
     word = "passed" if summary.get("passed") else "failed"
     return (
@@ -244,17 +259,11 @@ def _version_verdict(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _snippet(patterns: Mapping[str, str]) -> str:
-    first = next(iter(patterns.values()), "")
-    return (
-        "```python\n"
-        "import webdataset\n"
-        f"urls = {first!r}\n"
-        "dataset = webdataset.WebDataset(urls, shardshuffle=False)\n"
-        "for sample in dataset:\n"
-        "    print(sample['__key__'], list(sample))\n"
-        "```"
-    )
+def _snippet(storage: Storage, manifest: Manifest, patterns: Mapping[str, str]) -> str:
+    urls: str | list[str] = next(iter(patterns.values()), "")
+    if not storage.hard_links:  # there are brace-able names only where somebody asked for them
+        urls = [storage.locate(each.path) for each in manifest.of_split(next(iter(patterns)))[:1]]
+    return "\n".join(["```python", *reading.snippet(storage, urls), "```"])
 
 
 def quarantine_table(quarantine: pa.Table) -> dg.TableMetadataValue:

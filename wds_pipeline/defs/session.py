@@ -17,15 +17,17 @@ from functools import cached_property
 
 import dagster as dg
 
-from wds_pipeline.compute import open_pool
+from wds_pipeline.compute import open_pool, pool_size, worker_count
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset.build import Build, Draft
 from wds_pipeline.dataset.plan import ShardPlan
 from wds_pipeline.dataset.scan import Listing
-from wds_pipeline.errors import WdsPipelineError, may_pass
+from wds_pipeline.defs import compute
+from wds_pipeline.errors import ConfigError, WdsPipelineError, may_pass
 
 _RETRIES = 3
 _FIRST_WAIT = 5.0  # seconds; then twice as long each time
+_MAY_GROW_TO = 16  # workers of a cluster that has fewer when the batches are made
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,15 @@ class Session:
             self._pool = self._workers.enter_context(open_pool(self.config.compute))
         return self._pool
 
+    def workers(self) -> int:
+        """How many workers a batch should keep busy; of a cluster, how many it has or may get.
+
+        Raises ConfigError, WorkerError when a cluster is not to be had.
+        """
+        if self.config.compute.kind == "dask":
+            return max(pool_size(self.pool), self.config.compute.workers or _MAY_GROW_TO)
+        return worker_count(self.config.compute)
+
     @contextmanager
     def step(self, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Iterator[None]:
         """Wraps a step's work: a user's mistake is shown as its message alone, what may pass
@@ -110,12 +121,22 @@ def session_resource(config: DatasetConfig) -> dg.ResourceDefinition:
 
     @contextmanager
     def open_session(context: dg.InitResourceContext) -> Iterator[Session]:
-        session = Session(config)
+        try:
+            session = Session(compute.with_compute(config, getattr(context.resources, compute.KEY)))
+        except ConfigError as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
         try:
             yield session
         finally:
             session.close()
 
     return dg.ResourceDefinition(
-        open_session, description=f"The build of {config.name}, its workers and its plan."
+        open_session,
+        description=f"The build of {config.name}, its workers and its plan.",
+        required_resource_keys={compute.KEY},
     )
+
+
+def session_resources(config: DatasetConfig) -> dict[str, dg.ResourceDefinition]:
+    """What a job of the dataset needs: the session, and this run's choice of workers."""
+    return {"session": session_resource(config), compute.KEY: compute.compute}

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import dagster as dg
 
@@ -10,8 +11,8 @@ from wds_pipeline.dataset import version
 from wds_pipeline.dataset.settle import Progress
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.dataset.wording import human_bytes
-from wds_pipeline.defs import console, keys
-from wds_pipeline.defs.session import Session, session_resource
+from wds_pipeline.defs import compute, console, keys
+from wds_pipeline.defs.session import Session, session_resources
 from wds_pipeline.storage import Storage
 
 _SECONDS = 30.0  # between two lines of progress: each is an event, which is stored for ever
@@ -42,8 +43,11 @@ def upkeep_job(
     name: str,
     description: str,
     schema: Mapping[str, dg.Field],
+    *,
+    workers: bool = True,
 ) -> dg.JobDefinition:
-    """The job of one op, whose config is all that a user fills in."""
+    """The job of one op, whose config is all that a user fills in; with that of its workers, if it
+    has any."""
     step = work.__name__
     op = dg.op(
         name=f"{config.name}_{step}",  # of each dataset its own, for the sake of the pool
@@ -52,9 +56,13 @@ def upkeep_job(
         pool=keys.pool(config.name),
     )(work)
 
-    @dg.config_mapping(config_schema=dict(schema))
-    def values(given: dict[str, object]) -> dict[str, object]:
-        return {"ops": {step: {"config": given}}, "loggers": {console.NAME: {}}}
+    @dg.config_mapping(config_schema={**schema, **(compute.OPTION if workers else {})})
+    def values(given: dict[str, Any]) -> dict[str, object]:
+        return {
+            "ops": {step: {"config": {name: given[name] for name in schema}}},
+            "resources": compute.resources(given.get(compute.KEY, {})),
+            "loggers": {console.NAME: {}},
+        }
 
     graph = dg.GraphDefinition(
         name=name,
@@ -64,7 +72,7 @@ def upkeep_job(
     return graph.to_job(
         name=name,
         description=description,
-        resource_defs={"session": session_resource(config)},
+        resource_defs=session_resources(config),
         config=values,
         executor_def=dg.in_process_executor,
         logger_defs={console.NAME: console.console},

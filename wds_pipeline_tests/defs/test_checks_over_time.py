@@ -17,7 +17,7 @@ from wds_pipeline.defs.check_results import (
     QUARANTINE_WITHIN_BUDGET,
     VERIFICATION_PASSED,
 )
-from wds_pipeline.defs.session import Session, session_resource
+from wds_pipeline.defs.session import Session, session_resources
 from wds_pipeline.errors import VerificationError
 from wds_pipeline_tests.conftest import Project
 from wds_pipeline_tests.defs.check_status import (
@@ -94,7 +94,7 @@ def run_op(edge: Edge, work: Callable[[dg.OpExecutionContext, Session], None]) -
     def look_after(context: dg.OpExecutionContext) -> None:
         work(context, context.resources.session)
 
-    @dg.job(name="small_upkeep", resource_defs={"session": session_resource(config)})
+    @dg.job(name="small_upkeep", resource_defs=session_resources(config))
     def job() -> None:
         look_after()
 
