@@ -16,10 +16,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIP_QUIET ?= --quiet
 export DAGSTER_HOME := $(CURDIR)/.dagster
 
-.PHONY: help demo test lint format ui bench clean
+.PHONY: help demo demo-s3 test lint format ui bench clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' Makefile | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1|/p' Makefile | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
 
 demo: .venv/.base .dagster/dagster.yaml  ## build the demo dataset end to end and print what was built
 	@$(BIN)/python -m wds_pipeline.demo
@@ -29,6 +29,9 @@ demo: .venv/.base .dagster/dagster.yaml  ## build the demo dataset end to end an
 	    </dev/null 2>.dagster/demo.log || { \
 	  status=$$?; tail -n 40 .dagster/demo.log >&2; \
 	  echo "make demo: the build failed; the whole log: .dagster/demo.log" >&2; exit $$status; }
+
+demo-s3: .venv/.demo-s3 .dagster/dagster.yaml  ## the demo from a bucket into a bucket, with an S3 server of its own
+	@$(BIN)/python -m wds_pipeline.demo_s3
 
 test: lint  ## lint, types and the whole suite (PYTEST_ARGS='-k plan -x')
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
@@ -73,7 +76,7 @@ clean:  ## remove .venv, the demo, Dagster's history and caches
 	@$(PIP) install $(PIP_QUIET) -c constraints.txt -e .
 	@touch $@
 
-.venv/.test .venv/.bench: .venv/.%: .venv/.created setup.cfg pyproject.toml constraints.txt
+.venv/.test .venv/.bench .venv/.demo-s3: .venv/.%: .venv/.created setup.cfg pyproject.toml constraints.txt
 	@$(PIP) install $(PIP_QUIET) -c constraints.txt -e '.[$*]'
 	@touch $@ .venv/.base
 

@@ -114,9 +114,9 @@ class Storage(ABC):
     """Whether a second name for a file costs nothing, and shows its bytes for good."""
     folders = False
     """Whether it is a tree of folders, to be walked; else its keys are listed."""
-    windows = 3
+    windows = 6
     """How many windows of small files pay to be read at a time: each waits for all of its files."""
-    window_bytes = 16 * 1024 * 1024
+    window_bytes = 8 * 1024 * 1024
     """How large such a window is."""
     lookups = 64
     """How many small files of the store's own pay to be read at a time."""

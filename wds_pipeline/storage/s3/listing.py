@@ -110,11 +110,13 @@ class Lister:
             **({"Delimiter": delimiter} if delimiter else {}),
             **self.session.extra,
         }
+        # Of a signed URL, whoever follows it says this, as a header that is part of the signature.
+        signed = {"x-amz-request-payer": "requester"} if self.session.config.requester_pays else {}
 
         def get() -> Page:
             # Signed anew for each try: a signature has a time.
             url = self.session.client.generate_presigned_url("list_objects_v2", Params=asked)
-            answer = self.session.http.request("GET", url, redirect=False)
+            answer = self.session.http.request("GET", url, headers=signed, redirect=False)
             if answer.status != 200:
                 code = _CODE.search(answer.data.decode("utf-8", "replace"))
                 raise BadAnswer(code.group(1) if code else "", answer.status)
