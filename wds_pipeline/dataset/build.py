@@ -84,7 +84,7 @@ class Build:
 
         Raises DestinationError when it holds something else or cannot be written.
         """
-        self.destination.check()
+        self.destination.contact()
         self.destination.check_put_if_absent()
         if not version.check_marker(self.destination, self.config.name):
             version.write_marker(self.destination, self.config.name)

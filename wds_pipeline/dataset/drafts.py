@@ -87,8 +87,8 @@ def unverified(
     newest = work.newest()
     published = {shard.name: shard.digest for shard in newest.shards} if newest else {}
     # What a published shard is, its version says; for the others the seals are asked.
-    others = [shard for shard in plan.shards if shard.name not in published]
-    seals = settle.load_seals(work.destination, others)
+    others = [shard.name for shard in plan.shards if shard.name not in published]
+    seals = seal.read_seals(work.destination, others)
     digests = published | {name: each.digest for name, each in seals.items() if each is not None}
     wanted = settle.rules(work.config)
     missing = []

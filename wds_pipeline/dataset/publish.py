@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timezone
 
 from wds_pipeline import __version__
 from wds_pipeline.dataset import seal, version
-from wds_pipeline.dataset.version import Manifest
+from wds_pipeline.dataset.version import Manifest, ShardEntry
 from wds_pipeline.dataset.view import has_view, make_view, outdated, view_names
 from wds_pipeline.errors import DestinationError, VersionError
 from wds_pipeline.storage import Storage
@@ -100,6 +101,20 @@ def relink_views(storage: Storage, names: Collection[str]) -> None:
                 storage.link(path, shard.path)
 
 
+def _gone(storage: Storage, manifest: Manifest) -> list[str]:
+    """A version's shards that are not there any more; the others are made young, so that `gc` spares
+    them."""
+
+    def touch(shard: ShardEntry) -> bool:
+        return storage.touch(seal.path(shard.name, seal.SEAL)) and (
+            storage.stat(shard.path) is not None
+        )
+
+    with ThreadPoolExecutor(storage.lookups) as threads:
+        there = list(threads.map(touch, manifest.shards))
+    return [shard.name for shard, found in zip(manifest.shards, there, strict=True) if not found]
+
+
 def restore(storage: Storage, number: int, dataset: str) -> Manifest:
     """Makes an old version the newest, as a new commit; returns that.
 
@@ -110,12 +125,7 @@ def restore(storage: Storage, number: int, dataset: str) -> Manifest:
         newest = version.read(storage, None, dataset)
         if number in (newest.version, newest.restored_from):
             return newest  # it is the newest already
-        gone = [
-            shard.name
-            for shard in old.shards
-            if not storage.touch(seal.path(shard.name, seal.SEAL))
-        ]
-        gone += [shard.name for shard in old.shards if not storage.stat(shard.path)]
+        gone = _gone(storage, old)
         if gone:
             raise VersionError(
                 f"{dataset}: version {number} cannot be restored: {len(gone)} of its shards are gone, "

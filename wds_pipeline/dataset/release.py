@@ -72,9 +72,10 @@ def make_manifest(
     known = {shard.name: shard for shard in parent.shards} if parent else {}
     number = version.next_number(storage, plan.parent)
     stamp: dict[str, Any] = {**publish.stamp()}
+    seals = seal.read_seals(storage, [s.name for s in plan.shards if s.name not in known])
     return Manifest.of_shards(
         [
-            known.get(shard.name) or _new_entry(config, storage, shard, number)
+            known.get(shard.name) or _new_entry(config, seals[shard.name], shard, number)
             for shard in plan.shards
         ],
         **stamp,
@@ -92,9 +93,8 @@ def make_manifest(
 
 
 def _new_entry(
-    config: DatasetConfig, storage: Storage, shard: ShardPlan, number: int
+    config: DatasetConfig, sealed: seal.Seal | None, shard: ShardPlan, number: int
 ) -> ShardEntry:
-    sealed = seal.read_seal(storage, shard.name)
     if sealed is None:
         raise VerificationError(f"{config.name}: {shard.name}: its seal is gone; build again")
     return ShardEntry(

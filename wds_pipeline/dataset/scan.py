@@ -73,7 +73,7 @@ def _walk(
 def _list(
     source: Storage, config: SourceConfig, tell: Callable[[int], None]
 ) -> tuple[pa.Table, list[int], LeftOut]:
-    source.check()
+    source.contact()
     keys = KeyListing(source, config)
     tables = [LISTING.empty_table()]
     seen = 0

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
@@ -91,6 +93,17 @@ def read_seal(storage: Storage, name: str) -> Seal | None:
         raise VerificationError(
             f"{storage.locate(where)}: not a seal ({error}); remove it to have the shard packed again"
         ) from error
+
+
+def read_seals(storage: Storage, names: Iterable[str]) -> dict[str, Seal | None]:
+    """The seals of many shards by name; None for one that is not sealed.
+
+    Raises VerificationError, VersionError.
+    """
+    wanted = list(names)
+    with ThreadPoolExecutor(storage.lookups) as threads:
+        found = threads.map(lambda name: read_seal(storage, name), wanted)
+        return dict(zip(wanted, found, strict=True))
 
 
 def whole(storage: Storage, name: str) -> Seal | None:

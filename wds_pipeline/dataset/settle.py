@@ -185,13 +185,6 @@ def load_reports(storage: Storage, shards: Sequence[ShardPlan]) -> dict[str, Sha
         return {shard.name: report for shard, report in zip(shards, found, strict=True)}
 
 
-def load_seals(storage: Storage, shards: Sequence[ShardPlan]) -> dict[str, seal.Seal | None]:
-    """The shards' seals by name; None where there is none. Raises VerificationError."""
-    with ThreadPoolExecutor(storage.lookups) as threads:
-        found = threads.map(lambda shard: seal.read_seal(storage, shard.name), shards)
-        return {shard.name: each for shard, each in zip(shards, found, strict=True)}
-
-
 @dataclass(frozen=True)
 class Rejections:
     """Samples that cannot be used, as the next plan takes them (schema `ledger.QUARANTINE`)."""

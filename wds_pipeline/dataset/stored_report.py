@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wds_pipeline.dataset import report, seal, version
+from wds_pipeline.dataset import report, seal, settle, version
 from wds_pipeline.dataset.report import Report
 from wds_pipeline.dataset.report_findings import Group, Place
 from wds_pipeline.dataset.shard_report import LEVELS, Finding
@@ -83,19 +83,19 @@ def missing(storage: Storage, manifest: Manifest) -> list[Finding]:
 
     Raises DestinationError.
     """
-    there = set(storage.list_names(seal.FOLDER))
+    there = settle.stored_sizes(storage)
     found = []
 
     def note(code: str, shard: str, message: str) -> None:
         found.append(Finding("error", code, shard, "", "", message))
 
     for shard in manifest.shards:
-        tar = storage.stat(shard.path)
+        size = there.get(shard.name + seal.TAR)
         where = storage.locate(shard.path)
-        if tar is None:
+        if size is None:
             note("missing_tar", shard.name, f"{where}: is gone; expected {shard.bytes:,} bytes")
-        elif tar.size != shard.bytes:
-            said = f"{where}: has {tar.size:,} bytes; expected {shard.bytes:,}"
+        elif size != shard.bytes:
+            said = f"{where}: has {size:,} bytes; expected {shard.bytes:,}"
             note("wrong_size", shard.name, said)
         for end, code in ((seal.MEMBERS, "missing_index"), (seal.SEAL, "missing_seal")):
             if shard.name + end not in there:

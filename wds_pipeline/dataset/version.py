@@ -59,8 +59,9 @@ def build_folder(version: int, write_id: str) -> str:
 def check_marker(storage: Storage, dataset: str) -> bool:
     """Whether a destination is this dataset's already; False when it is empty.
 
-    Raises DestinationError when it holds something else.
+    Raises DestinationError when it holds something else, or cannot be reached.
     """
+    storage.contact()
     try:
         marker = json.loads(storage.read(MARKER))
         found, format_version = marker["dataset"], marker["format_version"]

@@ -7,6 +7,7 @@ logged before what it is made of has the badge "Unsynced".
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
@@ -261,10 +262,14 @@ def _known_digests(instance: dg.DagsterInstance, dataset: str) -> dict[str, str]
 
 
 def _stored(storage: Storage, shards: Iterable[ShardEntry]) -> Iterator[Made]:
-    for shard in shards:
+    def read(shard: ShardEntry) -> Made | None:
         found = seal.read_seal(storage, shard.name)
-        if found is not None:
-            yield Made(found, shard.cause, load_report(storage, shard.name))
+        if found is None:
+            return None
+        return Made(found, shard.cause, load_report(storage, shard.name))
+
+    with ThreadPoolExecutor(storage.lookups) as threads:
+        yield from (each for each in threads.map(read, shards) if each is not None)
 
 
 def final(config: DatasetConfig, plan: Plan, report: ShardReport) -> bool:

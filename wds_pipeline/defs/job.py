@@ -161,9 +161,10 @@ def verify(context: dg.OpExecutionContext, batch: Batch) -> Batch:
         shards = session.shards(batch.options, batch.names)
         build.verify(draft.plan, shards, session.pool)
         reports = settle.load_reports(build.destination, shards)
+        seals = seal.read_seals(build.destination, [shard.name for shard in shards])
         made = []
         for shard in shards:
-            report, sealed = reports[shard.name], seal.read_seal(build.destination, shard.name)
+            report, sealed = reports[shard.name], seals[shard.name]
             if report and sealed and catalogue.final(config, draft.plan, report):
                 made.append(catalogue.Made(sealed, shard.cause or "repair", report))
         catalogue.log_shards(context, config, build.destination, made)

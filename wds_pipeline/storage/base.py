@@ -124,6 +124,7 @@ class Storage(ABC):
     def __init__(self, place: Place) -> None:
         self.place = place
         self.usage = Usage()
+        self._contacted = False
 
     @property
     def url(self) -> str:
@@ -139,6 +140,12 @@ class Storage(ABC):
 
         Raises SourceError or DestinationError, by the place's part.
         """
+
+    def contact(self) -> None:
+        """`check`, unless this object did it before: what opens a store begins with it."""
+        if not self._contacted:
+            self.check()
+            self._contacted = True
 
     # Reading what is at a destination.
 
