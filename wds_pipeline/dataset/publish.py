@@ -17,7 +17,7 @@ from wds_pipeline import __version__
 from wds_pipeline.dataset import seal, version
 from wds_pipeline.dataset.version import Manifest, ShardEntry
 from wds_pipeline.dataset.view import has_view, make_view, outdated, view_names
-from wds_pipeline.errors import DestinationError, VersionError
+from wds_pipeline.errors import DestinationError, VersionError, may_pass
 from wds_pipeline.storage import Storage
 
 _TRIES = 10
@@ -40,16 +40,23 @@ def commit(storage: Storage, manifest: Manifest, files: Mapping[str, bytes]) -> 
     for name, data in files.items():
         storage.put(staged + name, data)
     path = version.folder(manifest.version) + "manifest.json"
+    failure: DestinationError | None = None
     try:
         storage.put_if_absent(path, manifest.dump())
     except DestinationError as error:
-        # What failed may be the reply alone.
-        if _committed_by(storage, manifest.version) is None:
-            raise DestinationError(
-                f"{manifest.dataset}: version {manifest.version}: {error} (nothing was removed; "
-                "build again: it finds what is there)"
-            ) from error
-    mine = _committed_by(storage, manifest.version) == manifest.write_id
+        failure = error  # what failed may be the reply alone
+    try:
+        committed = _committed_by(storage, manifest.version)
+    except DestinationError as error:
+        failure, committed = failure or error, None
+    if failure is not None and committed is None:
+        unknown = DestinationError(
+            f"{manifest.dataset}: version {manifest.version}: {failure} (nothing was removed; build "
+            "again: it finds what is there)"
+        )
+        unknown.passing = may_pass(failure)
+        raise unknown from failure
+    mine = committed == manifest.write_id
     if mine and version.list_versions(storage)[-1] > manifest.version:
         # `gc` had removed the number that another build had committed; later versions know nothing of
         # this one.

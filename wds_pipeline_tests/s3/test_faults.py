@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,7 +19,7 @@ from wds_pipeline.errors import (
     may_pass,
 )
 from wds_pipeline.storage import Read, Storage
-from wds_pipeline_tests.s3 import faults, servers, verbs
+from wds_pipeline_tests.s3 import faults, verbs
 from wds_pipeline_tests.s3.faults import Fault
 from wds_pipeline_tests.s3.project import open_s3
 from wds_pipeline_tests.s3.proxy import Proxy
@@ -27,12 +28,13 @@ from wds_pipeline_tests.s3.verbs import DATA, FILES, Verb, World
 
 
 @pytest.fixture(scope="module")
-def only_world(moto_server: S3Server) -> Iterator[World]:
-    client = moto_server.client()
-    client.create_bucket(Bucket="faults")
-    with Proxy(moto_server.endpoint).running() as proxy:
-        yield World(moto_server, "faults", proxy)
-    servers.remove_bucket(client, "faults")
+def only_world(rclone_server: S3Server) -> Iterator[World]:
+    """On rclone, which is quick."""
+    rclone_server.client().create_bucket(Bucket="faults")
+    with Proxy(rclone_server.endpoint).running() as proxy:
+        yield World(rclone_server, "faults", proxy)
+    assert rclone_server.folder is not None
+    shutil.rmtree(rclone_server.folder / "faults")
 
 
 @pytest.fixture

@@ -53,8 +53,8 @@ class World:
         return DatasetConfig.model_validate(values)
 
     def at(self, part: str) -> Storage:
-        values = {"storage": self.storage} if self.storage else {}
-        return open_storage(Place(url=f"{self.root}/{part}", single_writer=True, **values))
+        values = {"url": f"{self.root}/{part}", "storage": self.storage, "single_writer": True}
+        return open_storage(Place.model_validate(values))
 
     @property
     def raw(self) -> Storage:

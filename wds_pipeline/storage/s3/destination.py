@@ -15,6 +15,7 @@ from wds_pipeline.errors import (
 from wds_pipeline.storage import conditional
 from wds_pipeline.storage.base import FileInfo, Writer
 from wds_pipeline.storage.s3.errors import read_answer
+from wds_pipeline.storage.s3.objects import not_found
 from wds_pipeline.storage.s3.source import S3Source
 from wds_pipeline.storage.s3.upload import Upload, put_whole
 
@@ -176,8 +177,10 @@ class S3Storage(S3Source):
             raise
 
     def touch(self, path: str) -> bool:
+        # In one step: what `gc` removes at the same moment must not come back.
         try:
-            self.put(path, self.read(path))
+            with not_found(path):
+                self._copy(path, path, MetadataDirective="REPLACE")
         except FileNotFoundError:
             return False
         return True

@@ -50,6 +50,7 @@ _AWAY = (
     ConnectionError,
     TimeoutError,
 )
+WEB_PAGE = "a web page"  # in place of S3's answer, from a console or a portal
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>\s*(\w+)\s*</Code>")
 
@@ -73,6 +74,10 @@ def read_answer(error: Exception) -> Answer | None:
     if isinstance(error, obs.BaseError | FileNotFoundError) and _STATUS.search(str(error)):
         code, found = _CODE.search(str(error)), _STATUS.search(str(error))
         return _answer(code.group(1) if code else "", int(found.group(1)) if found else 0)
+    if isinstance(error, RecursionError):  # botocore follows a redirect that does not say where to
+        return Answer("PermanentRedirect", 301)
+    if isinstance(error, obs.GenericError) and "BareRedirect" in str(error):
+        return Answer("PermanentRedirect", 301)
     if isinstance(error, boto.SSLError | http.SSLError):
         return Answer("the certificate is not trusted")
     if isinstance(error, (obs.GenericError, *_AWAY)):
@@ -129,6 +134,8 @@ def _message(answer: Answer, place: Place, where: str, profile: str) -> str:
             f"{where}: the bucket is in another region, or at another endpoint ({code}); set "
             f"{options}.region, {options}.endpoint_url or {options}.addressing_style"
         )
+    if code == WEB_PAGE:
+        return f"{where}: found a web page; expected an S3 endpoint: check {options}.endpoint_url"
     if answer.passing and not answer.status:
         return f"{where}: the store does not answer ({code}); check the network and {options}.endpoint_url"
     if answer.passing:
@@ -152,16 +159,21 @@ def _answer(code: str, status: int) -> Answer:
 def _way(error: Exception) -> str:
     """In a few words, what was wrong on the way."""
     text = str(error)
-    if isinstance(error, boto.ConnectTimeoutError | boto.ReadTimeoutError | http.TimeoutError):
-        return "timed out"
-    if isinstance(error, TimeoutError) or "timed out" in text or "TimedOut" in text:
-        return "timed out"
     if "Name or service not known" in text or "dns error" in text or "resolve" in text:
         return "the host's name is not known"
     if "refused" in text:
         return "connection refused"
-    if isinstance(error, boto.EndpointConnectionError) or "error sending request" in text:
+    if "timed out" in text or "TimedOut" in text:
+        return "timed out"
+    unreachable = (
+        boto.EndpointConnectionError | http.NewConnectionError
+    )  # a kind of timeout, for urllib3
+    if isinstance(error, unreachable) or "error sending request" in text:
         return "cannot connect"
+    if isinstance(error, boto.ConnectTimeoutError | boto.ReadTimeoutError | http.TimeoutError):
+        return "timed out"
+    if isinstance(error, TimeoutError):
+        return "timed out"
     if isinstance(error, obs.GenericError):
         found = re.search(r"HTTP error: ([^\n]*)|Generic \S+ error: ([^\n]*)", text)
         return (found.group(1) or found.group(2) or "no answer")[:80] if found else "no answer"

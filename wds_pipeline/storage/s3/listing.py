@@ -17,7 +17,7 @@ from threading import Event
 from typing import Any
 from urllib.parse import unquote_plus
 
-from wds_pipeline.storage.s3.errors import BadAnswer
+from wds_pipeline.storage.s3.errors import WEB_PAGE, BadAnswer
 
 _SERIAL_PAGES = 16  # a listing as short as this is not divided
 _PIECES = 32
@@ -72,6 +72,8 @@ def parse_page(body: bytes) -> Page:
     """An answer to ListObjectsV2. Raises BadAnswer for one that is not whole."""
     text = body.decode()
     if "</ListBucketResult>" not in text:
+        if text.lstrip().lower().startswith(("<!doctype html", "<html")):
+            raise BadAnswer(WEB_PAGE, 200)
         raise BadAnswer("IncompleteBody", 500)
     encoded = "<EncodingType>url</EncodingType>" in text
 
@@ -99,8 +101,10 @@ class Lister:
         self.prefix = prefix
         self.ask = ask
 
-    def page(self, after: str = "", *, delimiter: str = "", most: int = 1000) -> Page:
-        """The next page behind a key (which need not exist)."""
+    def page(
+        self, after: str = "", *, delimiter: str = "", most: int = 1000, **options: Any
+    ) -> Page:
+        """The next page behind a key (which need not exist); `options` are urllib3's."""
         asked: dict[str, Any] = {
             "Bucket": self.session.bucket,
             "Prefix": self.prefix,
@@ -116,7 +120,9 @@ class Lister:
         def get() -> Page:
             # Signed anew for each try: a signature has a time.
             url = self.session.client.generate_presigned_url("list_objects_v2", Params=asked)
-            answer = self.session.http.request("GET", url, headers=signed, redirect=False)
+            answer = self.session.http.request(
+                "GET", url, headers=signed, redirect=False, **options
+            )
             if answer.status != 200:
                 code = _CODE.search(answer.data.decode("utf-8", "replace"))
                 raise BadAnswer(code.group(1) if code else "", answer.status)

@@ -22,6 +22,7 @@ from wds_pipeline.storage.s3.errors import BadAnswer, read_answer
 from wds_pipeline.storage.s3.listing import Lister, Page
 from wds_pipeline.storage.s3.session import S3Session, session_for
 
+_CONTACT_SECONDS = 4.0  # how long a first contact is tried, and each try of it
 Result = TypeVar("Result")
 
 
@@ -55,7 +56,16 @@ class S3Objects(Storage):
         return self._session.call(kind, work, self.place, self.usage, self.locate(path))
 
     def check(self) -> None:
-        self._session.contact(self.place, self.usage, self.url, self.prefix)
+        """Asks for one key, within seconds, however patient the rest of the work is to be."""
+        config = self.place.storage
+        seconds = min(_CONTACT_SECONDS, config.retry_seconds)
+
+        def ask(work: Callable[[], Page]) -> Page:
+            call = self._session.call
+            return call("list", work, self.place, self.usage, self.url, seconds)
+
+        lister = Lister(self._session, self.prefix, ask)
+        lister.page(most=1, timeout=min(_CONTACT_SECONDS, config.timeout_seconds))
 
     # Reading what is at a destination.
 

@@ -21,6 +21,7 @@ import urllib3
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import NoCredentialsError
+from botocore.loaders import create_loader
 from botocore.utils import get_environ_proxies
 from fsspec.config import conf as fsspec_conf
 from obstore.store import S3Store
@@ -31,7 +32,6 @@ from wds_pipeline.storage.retry import persist
 from wds_pipeline.storage.s3.errors import explain
 
 _CONNECT_SECONDS = 5.0
-_CONTACT_SECONDS = 4.0  # how long a first contact is tried
 _KEPT = timedelta(minutes=2)  # how long obstore keeps credentials before it asks again
 _UPLOADS = 4  # parts of one shard under way
 Result = TypeVar("Result")
@@ -53,6 +53,12 @@ def _environment() -> tuple[tuple[str, str], ...]:
 @cache
 def _session(bucket: str, config: str, pid: int, environment: object) -> S3Session:
     return S3Session(bucket, StorageConfig.model_validate_json(config))
+
+
+@cache
+def _loader() -> Any:
+    """The descriptions of S3's API, which take a while to read."""
+    return create_loader()
 
 
 class S3Session:
@@ -112,7 +118,9 @@ class S3Session:
 
     @cached_property
     def _core(self) -> botocore.session.Session:
-        return botocore.session.Session(profile=self._profile)
+        session = botocore.session.Session(profile=self._profile)
+        session.register_component("data_loader", _loader())
+        return session
 
     @cached_property
     def client(self) -> Any:
@@ -248,16 +256,3 @@ class S3Session:
     def uploads(self) -> ThreadPoolExecutor:
         """For parts of shards."""
         return ThreadPoolExecutor(_UPLOADS, thread_name_prefix="wds-put")
-
-    def contact(self, place: Place, usage: Usage, where: str, prefix: str) -> None:
-        """Asks for one key, within seconds. Raises what `explain` says."""
-        self.call(
-            "list",
-            lambda: self.client.list_objects_v2(
-                Bucket=self.bucket, Prefix=prefix, MaxKeys=1, **self.extra
-            ),
-            place,
-            usage,
-            where,
-            seconds=min(_CONTACT_SECONDS, self.config.retry_seconds),
-        )
