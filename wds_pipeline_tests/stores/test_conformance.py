@@ -1,0 +1,556 @@
+"""One set of tests for every kind of store: what `storage.base` promises."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import xxhash
+
+from wds_pipeline.errors import DestinationError, SourceChanged
+from wds_pipeline.storage import CONTENT, KEYS, TEMPORARY, Read, Storage, open_storage
+from wds_pipeline_tests.stores.backends import Backend
+
+ODD = [
+    "a b.txt",
+    " leading and trailing ",
+    "ü/é/漢字/🙂.txt",
+    "e\u0301",  # not the same as é
+    "100%",
+    "%41%2F",
+    "a+b",
+    "a#b",
+    "#",
+    "a?b=c&d",
+    "?",
+    "a;b:c@d=e,f",
+    "[x]{y}(z)*!$'\"^`|~",
+    "..dots..",
+    ".hidden",
+    "a/.b/..c/...",
+    "two..dots.tar.gz",
+    "d/" + "n" * 200,
+    "/".join(["deep"] * 12),
+    "-",
+    "a-b",
+    "a.txt",
+    "a/x",
+    "a0",
+    "A/x",
+]
+
+
+def odd(backend: Backend) -> list[str]:
+    """The names, but those that a test's server does not understand."""
+    return [path for path in ODD if not backend.cannot_hold & set(path)]
+
+
+def content(path: str) -> bytes:
+    return f"the content of {path}".encode()
+
+
+def listing(storage: Storage, after: str = "") -> dict[str, tuple[int, str]]:
+    """Size and fingerprint of every file, in the order of the listing."""
+    if storage.folders:
+        files = sorted(walk(storage, ""), key=str.encode)
+        found = {path: os.stat(storage.locate(path)) for path in files if path > after}
+        return {path: (each.st_size, str(each.st_mtime_ns)) for path, each in found.items()}
+    tables = list(storage.list_keys(after))
+    assert all(table.schema == KEYS for table in tables)
+    table = pa.concat_tables([KEYS.empty_table(), *tables])
+    rows = zip(*(table[name].to_pylist() for name in KEYS.names), strict=True)
+    return {path: (size, fingerprint) for path, size, fingerprint in rows}
+
+
+def walk(storage: Storage, folder: str) -> Iterator[str]:
+    for file in storage.list_files(folder):
+        yield file.path
+    for name in storage.list_folders(folder):
+        yield from walk(storage, f"{folder}{name}/")
+
+
+def read_whole(storage: Storage, path: str, size: int, fingerprint: str) -> bytes:
+    view = memoryview(bytearray(size))
+    storage.read_into(path, view, fingerprint)
+    return bytes(view)
+
+
+def read_chunks(storage: Storage, path: str, size: int, fingerprint: str) -> bytes:
+    return b"".join(map(bytes, storage.read_chunks(path, size, fingerprint)))
+
+
+# A word to asyncio's users: aiohttp is handed a part of an upload at a time.
+pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+
+readers = pytest.mark.parametrize("read", [read_whole, read_chunks])
+
+
+# ------------------------------------------------------------------------------------ looking, reading
+
+
+def test_odd_keys(backend: Backend) -> None:
+    """Every name comes back as it was given, in every verb."""
+    names = odd(backend)
+    backend.fill({path: content(path) for path in names})
+    storage = backend.open()
+    source = backend.open("source")
+    source.check()
+    found = listing(source)
+    assert list(found) == sorted(names, key=str.encode)
+    for path in names:
+        assert storage.read(path) == content(path), path
+        info = storage.stat(path)
+        assert info is not None, path
+        assert (info.path, info.size) == (path, len(content(path)))
+        size, fingerprint = found[path]
+        assert size == len(content(path))
+        assert read_whole(source, path, size, fingerprint) == content(path)
+        assert read_chunks(source, path, size, fingerprint) == content(path)
+        source.check_source(path, size, fingerprint)
+        with storage.open(path) as file:
+            assert file.read() == content(path)
+
+
+def test_a_listing_from_any_file_on(backend: Backend) -> None:
+    """A scan that was interrupted goes on behind the last file that it saw."""
+    backend.fill(dict.fromkeys(ODD, b"x"))
+    source = backend.open("source")
+    whole = listing(source)
+    paths = list(whole)
+    for after in [*paths[::3], "a", "a/", "b", "d/", "zzz", "\U0010ffff"]:
+        wanted = [path for path in paths if path.encode() > after.encode()]
+        assert list(listing(source, after)) == wanted, after
+    assert listing(backend.open("source")) == whole, "the same, as long as nothing changes"
+
+
+def test_folders(backend: Backend) -> None:
+    files = {"top": b"1", "a/x": b"22", "a/y": b"", "a/b/c/z": b"333", "ab/q": b"4"}
+    backend.fill(files)
+    storage = backend.open()
+    for folder in ("a", "a/"):
+        found = {file.path: file.size for file in storage.list_files(folder)}
+        assert found == {"a/x": 2, "a/y": 0}
+        assert sorted(storage.list_names(folder)) == ["x", "y"]
+        assert storage.list_folders(folder) == ["b"]
+    assert storage.list_folders() == ["a", "ab"]
+    assert [file.path for file in storage.list_files()] == ["top"]
+    assert storage.list_folders("a/b") == ["c"]
+    if not storage.folders:
+        assert storage.stat("a") is None
+    assert not storage.is_empty()
+
+
+def test_what_is_not_there(backend: Backend) -> None:
+    backend.fill({"there/is": b"one"})
+    storage = backend.open()
+    for path in ("not", "there/not", "there/is/not", "not/there"):
+        assert storage.stat(path) is None, path
+        with pytest.raises((FileNotFoundError, NotADirectoryError)):
+            storage.read(path)
+        with pytest.raises((FileNotFoundError, NotADirectoryError)), storage.open(path) as file:
+            file.read()
+    for folder in ("not", "there/not/"):
+        assert list(storage.list_files(folder)) == []
+        assert list(storage.list_names(folder)) == []
+        assert storage.list_folders(folder) == []
+
+
+def test_the_time_of_modification(writable: Backend) -> None:
+    storage = writable.open()
+    before = time.time()
+    storage.put("a", b"x")
+    info = storage.stat("a")
+    assert info is not None
+    assert before - 60 < info.modified < time.time() + 60
+    (listed,) = storage.list_files()
+    assert abs(listed.modified - info.modified) < 2
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000, 20_000_001])
+def test_a_seekable_stream(backend: Backend, size: int) -> None:
+    data = os.urandom(size)
+    backend.fill({"f": data})
+    with backend.open().open("f") as file:
+        assert file.seek(0, 2) == size
+        assert file.seek(0) == 0
+        buffer = bytearray(size + 10)
+        got = 0
+        while count := file.readinto(memoryview(buffer)[got : got + 300_000]):  # type: ignore[attr-defined]
+            got += count
+        assert (got, bytes(buffer[:got])) == (size, data)
+        for start in (size // 2, 3, max(0, size - 5), size, size + 5, 0):
+            assert file.seek(start) == start
+            assert file.read(1000) == data[start : start + 1000]
+        file.seek(size // 3)
+        assert file.read() == data[size // 3 :]
+
+
+def test_many_small_files(backend: Backend) -> None:
+    """Hundreds at a time; each fills its own place."""
+    files = {f"d{number % 7}/{number:04d}": os.urandom(number % 50) for number in range(500)}
+    backend.fill(files)
+    source = backend.open("source")
+    found = listing(source)
+    assert list(found) == sorted(files)
+    whole = memoryview(bytearray(sum(map(len, files.values()))))
+    reads = []
+    at = 0
+    for path, data in files.items():
+        reads.append(Read(path, whole[at : at + len(data)], found[path][1]))
+        at += len(data)
+    waits = [source.start_reads(reads[:100]), source.start_reads(reads[100:])]
+    for wait in waits:
+        wait()
+    assert bytes(whole) == b"".join(files.values())
+
+
+def test_nothing_to_read(backend: Backend) -> None:
+    backend.fill({"f": b"x"})
+    backend.open("source").start_reads([])()
+
+
+@pytest.mark.parametrize("size", [0, 1, 8 * 1024 * 1024, 30_000_001])
+def test_a_large_file_in_chunks(backend: Backend, size: int) -> None:
+    data = os.urandom(size)
+    backend.fill({"f": data})
+    source = backend.open("source")
+    ((path, (listed, fingerprint)),) = listing(source).items()
+    assert (path, listed) == ("f", size)
+    assert read_chunks(source, "f", size, fingerprint) == data
+    assert read_whole(source, "f", size, fingerprint) == data
+    by_content = CONTENT + xxhash.xxh3_128_hexdigest(data)
+    assert read_chunks(source, "f", size, by_content) == data
+    assert read_whole(source, "f", size, by_content) == data
+    source.check_source("f", size, by_content)
+
+
+@pytest.mark.timeout(60)
+def test_one_request_at_a_time(backend: Backend) -> None:
+    """Listing folders ahead takes requests of their own: nothing waits for itself."""
+    files = {f"{a}/{b}/{c}/{d}": b"x" for a in "pq" for b in "rs" for c in "tu" for d in "vw"}
+    backend.fill(files)
+    source = backend.open("source", concurrency=1)
+    found = listing(source)
+    assert list(found) == sorted(files)
+    views = {path: memoryview(bytearray(1)) for path in files}
+    source.start_reads([Read(path, views[path], found[path][1]) for path in files])()
+    assert {bytes(view) for view in views.values()} == {b"x"}
+    assert read_chunks(source, "p/r/t/v", *found["p/r/t/v"]) == b"x"
+
+
+# ------------------------------------------------------------------------------------ changed sources
+
+
+def change(backend: Backend, path: str, data: bytes, before: tuple[int, str]) -> None:
+    """Writes a file anew. Times are of a second's grain in some stores: later than what was listed."""
+    backend.fill({path: data})
+    deadline = time.monotonic() + 10
+    while listing(backend.open("source"))[path] == before and data:
+        assert time.monotonic() < deadline, "the listing never shows it"
+        backend.fill({path: data})
+
+
+@readers
+@pytest.mark.parametrize("data", [b"other", b"longer than it was", b"x", b""])
+def test_a_source_file_that_changed(backend: Backend, read: Any, data: bytes) -> None:
+    backend.fill({"f": b"first", "g": b"same"})
+    source = backend.open("source")
+    before = listing(source)
+    change(backend, "f", data, before["f"])
+    for again in (source, backend.open("source")):
+        with pytest.raises(SourceChanged) as caught:
+            read(again, "f", *before["f"])
+        assert caught.value.path == "f"
+        with pytest.raises(SourceChanged):
+            again.check_source("f", *before["f"])
+        assert read(again, "g", *before["g"]) == b"same"
+
+
+@readers
+def test_content_that_changed(backend: Backend, read: Any) -> None:
+    backend.fill({"f": b"first"})
+    fingerprint = CONTENT + xxhash.xxh3_128_hexdigest(b"first")
+    source = backend.open("source")
+    assert read(source, "f", 5, fingerprint) == b"first"
+    backend.fill({"f": b"other"})
+    with pytest.raises(SourceChanged, match="f: "):
+        read(source, "f", 5, fingerprint)
+
+
+@readers
+def test_a_source_file_that_is_gone(backend: Backend, read: Any) -> None:
+    backend.fill({"f": b"first", "keep": b"x", "empty": b""})
+    source = backend.open("source")
+    before = listing(source)
+    backend.remove("f")
+    backend.remove("empty")
+    for path in ("f", "empty"):
+        if path == "f" or read is read_whole:  # nobody reads an empty file in chunks
+            with pytest.raises(SourceChanged, match=r"cannot be read|is gone") as caught:
+                read(source, path, *before[path])
+            assert caught.value.path == path
+        with pytest.raises(SourceChanged, match=r"cannot be read|is gone"):
+            source.check_source(path, *before[path])
+
+
+def test_a_file_that_changes_between_two_chunks(backend: Backend) -> None:
+    size = 70_000_000
+    backend.fill({"f": bytes(size)})
+    source = backend.open("source")
+    before = listing(source)["f"]
+    chunks = source.read_chunks("f", *before)
+    next(chunks)
+    change(backend, "f", b"\1" * size, before)
+    with pytest.raises(SourceChanged):
+        for _ in chunks:
+            pass
+
+
+def test_one_of_many_changed(backend: Backend) -> None:
+    """The wait says which; the others are not written to any more when it returns."""
+    files = {f"{number:03d}": b"first" for number in range(40)}
+    backend.fill(files)
+    source = backend.open("source")
+    found = listing(source)
+    change(backend, "017", b"other", found["017"])
+    views = {path: memoryview(bytearray(5)) for path in files}
+    wait = source.start_reads([Read(path, views[path], found[path][1]) for path in files])
+    with pytest.raises(SourceChanged) as caught:
+        wait()
+    assert caught.value.path == "017"
+
+
+# --------------------------------------------------------------------------------------------- writing
+
+
+def test_put_read_delete(writable: Backend) -> None:
+    storage = writable.open()
+    storage.check()
+    assert storage.is_empty()
+    storage.put("a/b/c.bin", b"one")
+    storage.put("a/b/c.bin", b"three")
+    storage.put("empty", b"")
+    assert not storage.is_empty()
+    assert storage.read("a/b/c.bin") == b"three"
+    assert storage.read("empty") == b""
+    for _ in range(2):
+        storage.delete("a/b/c.bin")
+        storage.delete("never/was")
+    assert storage.stat("a/b/c.bin") is None
+    assert storage.list_folders() == [], "folders that became empty are gone"
+    storage.delete("empty")
+    assert storage.is_empty()
+
+
+def test_odd_keys_are_written(writable: Backend) -> None:
+    storage = writable.open()
+    names = odd(writable)
+    for path in names:
+        storage.put(path, b"old")
+        with storage.create(path) as file:
+            file.write(content(path)[:3])
+            file.write(memoryview(content(path))[3:])
+    assert sorted(listing(writable.open("source"))) == sorted(names)
+    for path in names:
+        assert storage.read(path) == content(path)
+        storage.link(f"linked/{path}", path)
+        assert storage.touch(path)
+        assert storage.put_if_absent(f"new/{path}", b"new")
+        assert not storage.put_if_absent(path, b"new")
+        assert storage.read(f"linked/{path}") == content(path)
+        for each in (path, f"linked/{path}", f"new/{path}"):
+            storage.delete(each)
+    assert storage.is_empty()
+
+
+@pytest.mark.parametrize("size", [0, 1, 300_000, 40_000_001])
+def test_what_is_streamed_is_whole(writable: Backend, size: int) -> None:
+    data = os.urandom(size)
+    storage = writable.open()
+    with storage.create("x/f") as file:
+        for start in range(0, size, 3_000_000):
+            file.write(memoryview(data)[start : start + 3_000_000])
+        assert storage.stat("x/f") is None
+    assert storage.read("x/f") == data
+    assert listing(writable.open("source"))["x/f"][0] == size
+
+
+@pytest.mark.parametrize(
+    ("error", "size"),
+    [(ValueError("stop"), 3), (KeyboardInterrupt(), 30_000_000), (SystemExit(1), 0)],
+)
+def test_whole_or_absent(writable: Backend, error: BaseException, size: int) -> None:
+    """A block that raises leaves what was there, or nothing; also when garbage is collected."""
+    storage = writable.open()
+    storage.put("old", b"old")
+    for path in ("old", "new"):
+        with pytest.raises(type(error)), storage.create(path) as file:
+            file.write(bytes(size))
+            raise error
+    import gc
+
+    gc.collect()
+    assert storage.read("old") == b"old"
+    assert list(listing(writable.open("source"))) == ["old"]
+
+
+def test_put_if_absent(writable: Backend) -> None:
+    storage = writable.open()
+    storage.check_put_if_absent()
+    assert storage.put_if_absent("v/1", b"one")
+    assert not storage.put_if_absent("v/1", b"two")
+    assert not writable.open().put_if_absent("v/1", b"three")
+    assert storage.read("v/1") == b"one"
+    storage.delete("v/1")
+    assert storage.put_if_absent("v/1", b"")
+    assert not storage.put_if_absent("v/1", b"x")
+    assert list(listing(writable.open("source"))) == ["v/1"], "nothing else stays"
+
+
+def test_put_if_absent_lets_exactly_one_win(writable: Backend) -> None:
+    if not writable.conditional:
+        pytest.skip(f"{writable.name} has no conditional create: one writer only")
+    storages = [writable.open() for _ in range(8)]
+    storages[0].check_put_if_absent()
+    for turn in range(5):
+        barrier = threading.Barrier(8)
+        won: list[int] = []
+        failed: list[BaseException] = []
+
+        def write(number: int, turn: int = turn, sync: Any = (barrier, won, failed)) -> None:
+            barrier, won, failed = sync
+            barrier.wait()
+            try:
+                if storages[number].put_if_absent(f"v/{turn}", str(number).encode()):
+                    won.append(number)
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failed
+        assert len(won) == 1
+        assert storages[0].read(f"v/{turn}") == str(won[0]).encode()
+    assert not [path for path in listing(writable.open("source")) if TEMPORARY in path]
+
+
+def test_link(writable: Backend) -> None:
+    storage = writable.open()
+    data = os.urandom(9_000_000)
+    storage.put("a", data)
+    storage.put("c", b"2")
+    storage.put("views/b", b"old")
+    for _ in range(2):
+        storage.link("views/b", "a")
+        assert storage.read("views/b") == data
+        assert storage.same_file("a", "views/b")
+    storage.link("views/b", "c")
+    assert storage.read("views/b") == b"2"
+    assert storage.read("a") == data
+    with pytest.raises(DestinationError, match=r"views/d|gone"):
+        storage.link("views/d", "gone")
+    assert list(listing(writable.open("source"))) == ["a", "c", "views/b"]
+
+
+def test_touch(writable: Backend) -> None:
+    storage = writable.open()
+    assert not storage.touch("a")
+    assert storage.stat("a") is None
+    storage.put("a", b"kept")
+    first = storage.stat("a")
+    assert first is not None
+    deadline = time.monotonic() + 10
+    while True:
+        assert storage.touch("a")
+        now = storage.stat("a")
+        assert now is not None
+        if now.modified > first.modified:
+            break
+        assert time.monotonic() < deadline, "the time never changes"
+        time.sleep(0.05)
+    assert storage.read("a") == b"kept"
+
+
+def test_writers_and_deleters_in_one_folder(writable: Backend) -> None:
+    failed: list[BaseException] = []
+
+    def churn(name: str) -> None:
+        storage = writable.open()
+        try:
+            for _ in range(6):
+                storage.put(f"deep/er/{name}", b"x")
+                storage.link(f"deep/linked/{name}", f"deep/er/{name}")
+                storage.delete(f"deep/er/{name}")
+                storage.delete(f"deep/linked/{name}")
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=churn, args=(str(each),)) for each in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert writable.open().is_empty()
+
+
+def test_unfinished_writes_do_not_count(writable: Backend) -> None:
+    storage = writable.open()
+    storage.put(f"{TEMPORARY}0123-wds_pipeline.json", b"half")
+    assert storage.is_empty()
+
+
+# --------------------------------------------------------------------------------------- all the rest
+
+
+def test_a_place_goes_to_another_process(backend: Backend) -> None:
+    backend.fill({"f": b"x"})
+    place = pickle.loads(pickle.dumps(backend.place()))
+    assert place == backend.place()
+    assert open_storage(place).read("f") == b"x"
+
+
+def test_what_is_asked_is_counted(backend: Backend) -> None:
+    backend.fill({"f": bytes(1000), "g/h": bytes(10)})
+    source = backend.open("source")
+    found = listing(source)
+    if source.folders:
+        assert source.usage.requests == 0
+        return
+    assert source.usage.list >= 1
+    before = source.usage.get
+    read_whole(source, "f", *found["f"])
+    assert source.usage.get == before + 1
+    assert source.usage.bytes_read == 1000
+    if backend.writable:
+        storage = backend.open()
+        storage.put("new", bytes(500))
+        assert (storage.usage.put, storage.usage.bytes_written) == (1, 500)
+
+
+def test_what_is_read_only(backend: Backend) -> None:
+    if backend.writable:
+        pytest.skip("it can be written")
+    storage = backend.open()
+    backend.fill({"f": b"x"})
+    for write in (
+        lambda: storage.put("f", b""),
+        lambda: storage.put_if_absent("f", b""),
+        lambda: storage.check_put_if_absent(),
+        lambda: storage.link("g", "f"),
+        lambda: storage.touch("f"),
+        lambda: storage.delete("f"),
+    ):
+        with pytest.raises(
+            DestinationError, match=r"can be a source, not a destination|is no destination"
+        ):
+            write()
