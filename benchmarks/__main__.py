@@ -21,7 +21,7 @@ from benchmarks.measure import HERE, Section, Settings
 
 _NAMES = (
     *("pack", "scan", "watch", "noop", "incremental", "build", "scale"),
-    *("dagster_cost", "dagster_ui", "workers", "s3_pack"),
+    *("dagster_cost", "dagster_ui", "workers", "s3_pack", "s3_scan"),
 )
 _MEMORY = Path("/dev/shm")
 

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from wds_pipeline.compute import open_pool, worker_count
-from wds_pipeline.config import DatasetConfig
+from wds_pipeline.config import DatasetConfig, SourceConfig
 from wds_pipeline.dataset import settle
 from wds_pipeline.dataset.build import Build, Draft, build
 from wds_pipeline.dataset.naming import assign
@@ -150,6 +150,19 @@ def build_once(source: str, destination: str, **parts: Any) -> dict[str, Any]:
     return {"seconds": seconds, "status": result.status, "packed": result.packed}
 
 
+def list_keys(url: str, count: int) -> dict[str, float]:
+    """The seconds and the peak (bytes) of listing a store's keys, all of them held as a listing."""
+    source = open_storage(url)
+    source.check()
+    start, cpu = time.perf_counter(), time.process_time()
+    listing = scan(source, SourceConfig(url=url))
+    seconds, used = time.perf_counter() - start, time.process_time() - cpu
+    if listing.files.num_rows != count:
+        raise RuntimeError(f"{listing.files.num_rows:,} of {count:,} keys were listed")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "cpu": used, "requests": source.usage.list, "peak": peak}
+
+
 def scale(step: str, **arguments: Any) -> dict[str, Any]:
     """A step of the benchmark of that name."""
     from benchmarks.scale_steps import STEPS
@@ -158,7 +171,7 @@ def scale(step: str, **arguments: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    functions = {each.__name__: each for each in (pack, build_stages, build_once, scale)}
+    functions = {each.__name__: each for each in (pack, build_stages, build_once, list_keys, scale)}
     print(json.dumps(functions[sys.argv[1]](**json.loads(sys.argv[2]))))
 
 

@@ -102,7 +102,7 @@ def serve_rclone(folder: Path) -> Iterator[S3Server]:
     folder.mkdir(parents=True, exist_ok=True)
     command = [program, "serve", "s3", "--addr", "127.0.0.1:0", "--auth-key", f"{KEY},{SECRET}"]
     command += ["--config", "", str(folder)]  # nobody's own settings
-    with _running(command, r"s3 server on \[(http://[^\]]+?)/?\]") as endpoint:
+    with run_server(command, r"s3 server on \[(http://[^\]]+?)/?\]") as endpoint:
         yield S3Server(
             "rclone",
             endpoint,
@@ -125,14 +125,14 @@ def serve_moto() -> Iterator[S3Server]:
     """moto's server, with buckets in memory. Skips the test where moto is not installed."""
     pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
     command = [sys.executable, "-m", "wds_pipeline_tests.s3.moto_server"]
-    with _running(command, r"Running on (http://\S+)") as endpoint:
+    with run_server(command, r"Running on (http://\S+)") as endpoint:
         yield S3Server(
             "moto", endpoint, signatures=False, conditions=True, checksums=True, uploads=True
         )
 
 
 @contextmanager
-def _running(command: Sequence[str], started: str) -> Iterator[str]:
+def run_server(command: Sequence[str], started: str) -> Iterator[str]:
     """A process, from the line in which it says where it listens to the end of the block."""
     environment = {
         name: value

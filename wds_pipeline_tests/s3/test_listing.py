@@ -56,12 +56,13 @@ def short_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Lister, "page", page)
     monkeypatch.setattr(listing, "_SERIAL_PAGES", 2)
+    monkeypatch.setattr(listing, "_LONG_PIECE", 3)
 
 
 def kinds(rng: random.Random) -> list[str]:
     """Keys of one of the shapes that buckets have."""
     count = rng.choice((0, 1, PAGE, 40, 300))
-    shape = rng.randrange(5)
+    shape = rng.randrange(6)
     if shape == 0:  # flat, with a long common start
         return [f"images/img_{number:06d}.jpg" for number in range(count)]
     if shape == 1:  # folders
@@ -71,6 +72,9 @@ def kinds(rng: random.Random) -> list[str]:
     if shape == 3:  # any letters
         letters = "ab/-_.~é漢😀 "
         return ["".join(rng.choices(letters, k=rng.randint(1, 6))) for _ in range(count)]
+    if shape == 4:  # one folder has nearly all
+        few = [f"{folder}/{number}" for folder in "abcdefghij" for number in range(2)]
+        return few + [f"d/{number % 2}/{number:05d}" for number in range(2 * count)]
     return [f"only/one/{number:x}" for number in range(count)]
 
 

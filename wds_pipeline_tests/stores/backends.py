@@ -223,7 +223,7 @@ def serve_gcs(*arguments: str) -> Iterator[str]:
         "gcp_storage_emulator", reason="not installed: pip install gcp-storage-emulator"
     )
     command = [sys.executable, "-m", "wds_pipeline_tests.stores.gcs_emulator", *arguments]
-    with s3._running(command, r"Running on (http://\S+)") as endpoint:
+    with s3.run_server(command, r"Running on (http://\S+)") as endpoint:
         yield endpoint
 
 
@@ -240,7 +240,7 @@ def serve_azurite() -> Iterator[str]:
     # Newer clients name versions of the API that it does not know yet.
     command = [program, "--inMemoryPersistence", "--blobHost", "127.0.0.1", "--blobPort", "0"]
     command += ["--skipApiVersionCheck", "--disableTelemetry"]
-    with s3._running(command, r"listens on http://127\.0\.0\.1:(\d+)") as port:
+    with s3.run_server(command, r"listens on http://127\.0\.0\.1:(\d+)") as port:
         connection = AZURITE.format(port=port)
         BlobServiceClient.from_connection_string(connection).create_container(CONTAINER)
         yield connection

@@ -28,7 +28,7 @@ from wds_pipeline.storage import Place, Storage, open_storage
 from wds_pipeline_tests.stores.backends import AZURITE, Backends, gs_backend, serve_gcs
 from wds_pipeline_tests.stores.conftest import prepare
 from wds_pipeline_tests.stores.sftp_server import serve_paramiko
-from wds_pipeline_tests.stores.test_conformance import listing, read_chunks, read_whole
+from wds_pipeline_tests.stores.verbs import listing, read_chunks, read_whole
 from wds_pipeline_tests.stores.web_server import serve_web
 
 

@@ -12,7 +12,7 @@ from wds_pipeline.errors import DestinationError
 from wds_pipeline.storage import open_storage
 from wds_pipeline.storage.generic import GenericStorage
 from wds_pipeline_tests.stores.backends import Backend, gs_backend, serve_gcs
-from wds_pipeline_tests.stores.test_conformance import listing
+from wds_pipeline_tests.stores.verbs import listing
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 ROOT = Path(__file__).parents[2]

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from queue import Queue
 from threading import Event
 from typing import Any
@@ -21,6 +22,8 @@ from wds_pipeline.storage.s3.errors import WEB_PAGE, BadAnswer
 
 _SERIAL_PAGES = 16  # a listing as short as this is not divided
 _PIECES = 32
+_ENOUGH = 8  # pieces to begin with
+_LONG_PIECE = 48  # pages, after which the rest of a piece is divided in turn
 _THREADS = 16
 _PAGES_AHEAD = 32  # of each piece
 _LAST = "\U0010ffff"
@@ -53,12 +56,12 @@ class Page:
         """The part up to a key, inclusive."""
         if end is None or not self.last or _bytes(self.last) <= _bytes(end):
             return self
-        count = sum(_bytes(key) <= _bytes(end) for key in self.keys)
+        number = sum(_bytes(key) <= _bytes(end) for key in self.keys)
         return Page(
-            self.keys[:count],
-            self.sizes[:count],
-            self.etags[:count],
-            self.times[:count],
+            self.keys[:number],
+            self.sizes[:number],
+            self.etags[:number],
+            self.times[:number],
             [each for each in self.folders if _bytes(each) <= _bytes(end)],
             more=False,
         )
@@ -142,20 +145,27 @@ class Lister:
         yield from self._at_once(self._cuts(after, delimiter), delimiter)
 
     def _serial(self, after: str, end: str | None, delimiter: str) -> Iterator[Page]:
-        while True:
+        for number in count(1):
             page = self.page(after, delimiter=delimiter).until(end)
             yield page
             if not page.more or not page.last:
                 return
             after = page.last
+            if number % _LONG_PIECE == 0 and not delimiter:
+                cuts = self._finer(after, end)
+                if len(cuts) > 1:
+                    yield from self._at_once(cuts, delimiter, end)
+                    return
 
-    def _at_once(self, cuts: list[str], delimiter: str) -> Iterator[Page]:
+    def _at_once(
+        self, cuts: list[str], delimiter: str, last_end: str | None = None
+    ) -> Iterator[Page]:
         """The pages of all pieces, some pieces ahead of the one that is yielded."""
         stop = Event()
         queues: list[Queue[Page | BaseException | None]] = [Queue(_PAGES_AHEAD) for _ in cuts]
 
         def work(number: int) -> None:
-            end = cuts[number + 1] if number + 1 < len(cuts) else None
+            end = cuts[number + 1] if number + 1 < len(cuts) else last_end
             last: BaseException | None = None
             try:
                 for page in self._serial(cuts[number], end, delimiter):
@@ -200,10 +210,23 @@ class Lister:
                 below = [each for folder in level for each in self._names(after, folder)]
                 return self._spread(sorted({*cuts, *below}, key=_bytes))
             cuts = sorted({*cuts, *below}, key=_bytes)
-            if len(cuts) >= _PIECES or len(below) > 1000:
+            if len(cuts) >= _ENOUGH:
                 break
             level = below[:_PIECES]
         return self._spread(cuts)
+
+    def _finer(self, after: str, end: str | None) -> list[str]:
+        """Where the rest of a piece that turned out long may be divided: within the folder that it has
+        come to, and behind that."""
+        folder = after[: after.rfind("/") + 1] or self.prefix
+        found = self._names(after, folder)
+        if folder != self.prefix:
+            found.append(folder + _LAST)
+        within = {each for each in found if end is None or _bytes(each) < _bytes(end)}
+        return [
+            after,
+            *sorted((each for each in within if _bytes(each) > _bytes(after)), key=_bytes),
+        ]
 
     def _spread(self, cuts: list[str]) -> list[str]:
         """At most so many of them, evenly."""
