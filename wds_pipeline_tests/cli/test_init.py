@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -70,10 +71,18 @@ def test_names_are_made_from_folders(fresh: Cli) -> None:
     assert "lower-case" in fresh("init", ".", "../out", "--name", "Foo", code=2).stderr
 
 
-def test_what_cannot_work_is_told_before_the_scan(fresh: Cli) -> None:
+def test_what_cannot_work_is_told_before_the_scan(
+    fresh: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "found nothing" in fresh("init", "nowhere", "out", code=1).stderr
     assert "outside of the source" in fresh("init", "raw", "raw/out", code=2).stderr
-    assert "object stores" in fresh("init", "raw", "s3://bucket/x", code=2).stderr
+    assert "nosuch://" in fresh("init", "raw", "nosuch://bucket/x", code=2).stderr
+    for name in [each for each in os.environ if each.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert "no credentials" in fresh("init", "raw", "s3://bucket/x", code=1).stderr
     Path("full").mkdir()
     Path("full/thesis.tex").touch()
     assert "other files" in fresh("init", "raw", "full", code=1).stderr

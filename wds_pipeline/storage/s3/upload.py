@@ -68,8 +68,8 @@ class Upload:
     def complete(self) -> bool:
         """Makes the object appear; says whether it is what was sent. Raises DestinationError."""
         if not self._parts:
-            put_whole(self.session, self.key, bytes(self._buffer), self.ask, self.written)
-            etag, checksum = "", ""
+            data = bytes(self._buffer)
+            etag, checksum = put_whole(self.session, self.key, data, self.ask, self.written), ""
         else:
             if self._buffer:
                 self._send()
@@ -154,8 +154,8 @@ class Upload:
         )
         found, stored = answer.get("ChecksumSHA256", ""), answer.get("ETag", "")
         wrong: bool = answer["ContentLength"] != self.size
-        # Some stores tell another kind of etag afterwards: that of the whole.
-        wrong |= "-" in etag and "-" in stored and stored != etag
+        # Some stores tell another kind of etag afterwards: that of the whole, not of its parts.
+        wrong |= bool(etag) and ("-" in etag) == ("-" in stored) and stored != etag
         wrong |= bool(found and checksum) and found.partition("-")[0] != checksum.partition("-")[0]
         return not wrong
 
@@ -172,9 +172,12 @@ def expected_etag(etags: list[str]) -> str:
 
 def put_whole(
     session: S3Session, key: str, data: bytes, ask: Ask, written: Callable[[int], None], **more: str
-) -> None:
-    """Writes an object in one request. Raises DestinationError; with `more`, what `ask` raises."""
+) -> str:
+    """Writes an object in one request; returns its etag. Raises what `ask` raises."""
     checksum = b64encode(hashlib.sha256(data).digest()).decode()
     asked = {"Bucket": session.bucket, "Key": key, **session.extra, **session.encryption, **more}
-    ask("put", lambda: session.client.put_object(**asked, Body=data, ChecksumSHA256=checksum))
+    answer = ask(
+        "put", lambda: session.client.put_object(**asked, Body=data, ChecksumSHA256=checksum)
+    )
     written(len(data))
+    return str(answer.get("ETag", ""))
