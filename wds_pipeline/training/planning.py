@@ -1,0 +1,58 @@
+"""Which bytes of a shard to read at once, for samples in the order in which they are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from wds_pipeline.training.members import GAP, ShardMembers
+
+# More than this at once is slower: it no longer stays in the processor's cache until it is cut.
+SPAN = 128 * 1024
+_CHUNK = 1024
+
+
+class Span(NamedTuple):
+    """The samples `first` up to `last` of those wanted, whose bytes are read at once from `begin` to
+    `end`; one alone may lie apart, and is then read by its members."""
+
+    first: int
+    last: int
+    begin: int
+    end: int
+
+
+def chunks(indices: Iterable[int]) -> Iterator[np.ndarray]:
+    """The indices as int64 arrays, some at a time."""
+    if isinstance(indices, range):
+        for start in range(0, len(indices), _CHUNK):
+            part = indices[start : start + _CHUNK]
+            yield np.arange(part.start, part.stop, part.step, dtype=np.int64)
+    elif isinstance(indices, np.ndarray):
+        for start in range(0, len(indices), _CHUNK):
+            yield indices[start : start + _CHUNK].astype(np.int64, copy=False)
+    else:
+        left = iter(indices)
+        while some := list(islice(left, _CHUNK)):
+            yield np.array(some, np.int64)
+
+
+def runs(values: np.ndarray) -> list[tuple[int, int]]:
+    """Where adjacent values are the same: (first, last) of each run; `last` is not of it."""
+    cuts = (np.flatnonzero(values[1:] != values[:-1]) + 1).tolist()
+    return list(zip([0, *cuts], [*cuts, len(values)], strict=True)) if len(values) else []
+
+
+def spans(members: ShardMembers, samples: np.ndarray) -> list[Span]:
+    """What to read at once for these samples of a shard, in this order."""
+    begin, end, apart = (column[samples] for column in members.extents)
+    after, before = begin[1:], end[:-1]
+    alone = apart[1:] | apart[:-1] | (after < before) | (after - before > GAP)
+    alone |= (after - begin[0]) // SPAN != (begin[:-1] - begin[0]) // SPAN
+    firsts = np.concatenate([[0], np.flatnonzero(alone) + 1])
+    lasts = np.append(firsts[1:], len(samples))
+    columns = (firsts, lasts, begin[firsts], end[lasts - 1])
+    return list(map(Span, *(column.tolist() for column in columns)))
