@@ -21,7 +21,7 @@ from benchmarks.measure import HERE, Section, Settings
 
 _NAMES = (
     *("pack", "scan", "watch", "noop", "incremental", "build", "scale"),
-    *("dagster_cost", "dagster_ui", "workers", "s3_pack", "s3_scan"),
+    *("dagster_cost", "dagster_ui", "workers", "s3_pack", "s3_scan", "index"),
 )
 _MEMORY = Path("/dev/shm")
 
@@ -83,7 +83,7 @@ def _needed(names: list[str], corpora: tuple[str, ...], small: bool) -> int:
         needed //= 3
     chosen = [CORPORA[name] for name in corpora]
     chosen = [quick(each) for each in chosen] if small else chosen
-    if {"pack", "build", "dagster_cost"} & set(names):
+    if {"pack", "build", "dagster_cost", "index"} & set(names):
         needed += sum(each.bytes for each in chosen) + int(1.2 * max(each.bytes for each in chosen))
     return needed
 

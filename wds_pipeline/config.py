@@ -16,9 +16,16 @@ from pydantic import ByteSize, Field, PrivateAttr, field_validator, model_valida
 
 from wds_pipeline.config_automation import FreshnessConfig, Schedule, SensorConfig
 from wds_pipeline.config_compute import ComputeConfig as ComputeConfig
-from wds_pipeline.config_storage import Place, StorageConfig, absolute, check_no_password
+from wds_pipeline.config_storage import (
+    Place,
+    StorageConfig,
+    absolute,
+    check_no_password,
+    check_slashes,
+)
 from wds_pipeline.config_values import (
     Callable,
+    ExportName,
     Glob,
     Model,
     Regex,
@@ -32,7 +39,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,49}")  # Dagster takes tags of 63 characte
 _OWNER = re.compile(r"team:\w+|[\w.%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", re.ASCII)
 _NOT_OF_THE_CONTENT: Any = {
     **dict.fromkeys(("description", "destination", "compute", "retention", "schedule"), True),
-    **dict.fromkeys(("sensor", "freshness", "owners", "on_failure"), True),
+    **dict.fromkeys(("sensor", "freshness", "owners", "on_failure", "exports"), True),
     "source": {"storage"},
 }
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")
@@ -71,6 +78,7 @@ class SourceConfig(Model):
     @classmethod
     def _no_password(cls, url: str) -> str:
         check_no_password(url)
+        check_slashes(url)
         return url
 
 
@@ -91,6 +99,7 @@ class DestinationConfig(Model):
     @classmethod
     def _readable_by_webdataset(cls, url: str) -> str:
         check_no_password(url)
+        check_slashes(url)
         for bad in ("{", "}", "::", "pipe:"):
             if bad in url:
                 raise ValueError(
@@ -294,6 +303,9 @@ class DatasetConfig(Model):
     verify: VerifyConfig = VerifyConfig()
     compute: ComputeConfig = ComputeConfig()
     retention: RetentionConfig = RetentionConfig()
+    exports: list[ExportName] = []
+    """What each version has for other tools, beside its manifest: `wids`, `energon`, `dali`,
+    `streaming_wds`, `open_clip`, `huggingface`, `croissant`, `urls`, `sample_table`."""
     schedule: Schedule | None = None
     """When Dagster builds, verifies and tidies up by itself; a bare cron expression is `build`, in UTC."""
     sensor: SensorConfig | None = None

@@ -18,6 +18,7 @@ from wds_pipeline.config_values import Model
 _SECRET = re.compile(
     r"(^|_)(key|secret|token|password|passwd|passphrase|connection_string|credential)$"
 )
+_NEARLY_A_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):|(s3|gs|az|abfs|sftp|https?|hf|file)//")
 _NO_SECRET = ("sse_kms_key", "key_filename")
 
 
@@ -125,6 +126,16 @@ def check_no_password(url: str) -> None:
         raise ValueError(
             f"{shown} has a password in it; URLs are shown and stored, so give credentials by the "
             "environment or by a file of the store's own tools"
+        )
+
+
+def check_slashes(url: str) -> None:
+    """Raises ValueError for a URL that lacks a slash or the colon, and would be taken for a folder."""
+    match = _NEARLY_A_URL.match(url)
+    if match and "://" not in url:
+        scheme, rest = match[1] or match[2], url[match.end() :].lstrip("/")
+        raise ValueError(
+            f"found {url!r}; did you mean {scheme}://{rest}? For a folder of that name write ./{url}"
         )
 
 

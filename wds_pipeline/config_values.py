@@ -73,6 +73,21 @@ def _callable(path: str) -> str:
     return path
 
 
+# The formats of `dataset.export`, one module each.
+EXPORTS = (
+    *("wids", "energon", "dali", "streaming_wds", "open_clip", "huggingface", "croissant"),
+    *("urls", "sample_table"),
+)
+
+
+def _export(name: str) -> str:
+    if name not in EXPORTS:
+        raise ValueError(
+            f"found {name!r}; expected of {', '.join(EXPORTS)}{did_you_mean(name, EXPORTS)}"
+        )
+    return name
+
+
 Size = Annotated[
     ByteSize,
     BeforeValidator(_size),
@@ -88,6 +103,7 @@ Regex = Annotated[str, AfterValidator(_regex)]
 Glob = Annotated[str, AfterValidator(_glob)]
 Cron = Annotated[str, AfterValidator(_cron)]
 Callable = Annotated[str, AfterValidator(_callable)]
+ExportName = Annotated[str, AfterValidator(_export)]
 
 
 def did_you_mean(found: str, known: Any) -> str:

@@ -6,6 +6,7 @@ same dataset as the demo's, under other URLs: what it publishes has the same byt
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -63,7 +64,13 @@ def main() -> int:
         print(f"building (the run's log: {os.path.relpath(log)})", flush=True)
         with log.open("w") as out:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=out)
-        if done.returncode:
+        if not done.returncode:
+            print(
+                f"(The server ends now, so these commands find it no more. The buckets are folders: "
+                f"{_FOLDER / 'buckets'}. Edit {demo.DEFAULT_FOLDER} and run `make demo-s3` again; or build "
+                "from a store of your own: docs/how-to/object-stores.md)"
+            )
+        else:
             print("\n".join(log.read_text().splitlines()[-40:]), file=sys.stderr)
     return done.returncode
 
@@ -85,40 +92,28 @@ def _write_dataset(folder: Path) -> None:
 
 
 def _upload(folder: Path) -> int:
-    """Puts what is new in the folder into the bucket, by its size; links and pipes stay behind."""
+    """Puts what is new in the folder into the bucket, by its content; links and pipes stay behind, and
+    names with control characters, which rclone stores under others."""
     raw = open_storage(Place(url=f"s3://{_RAW}"))
-    known = {
-        path: size
-        for table in raw.list_keys()
-        for path, size, _ in zip(*_columns(table), strict=True)
-    }
+    known: set[tuple[str, str]] = set()
+    for table in raw.list_keys():
+        known |= set(zip(table["path"].to_pylist(), table["fingerprint"].to_pylist(), strict=True))
+
+    def put(path: Path) -> int:
+        key, data = path.relative_to(folder).as_posix(), path.read_bytes()
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        if (key, f"etag:{md5}") in known:
+            return 0
+        raw.put(key, data)
+        return 1
+
     files = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not path.is_symlink()
-        and _is_text(str(path))
-        and known.get(path.relative_to(folder).as_posix()) != path.stat().st_size
+        if path.is_file() and not path.is_symlink() and str(path).isprintable()
     ]
     with ThreadPoolExecutor(16) as threads:
-        for _ in threads.map(
-            lambda path: raw.put(path.relative_to(folder).as_posix(), path.read_bytes()), files
-        ):
-            pass
-    return len(files)
-
-
-def _columns(table: Any) -> list[list[Any]]:
-    return [table[name].to_pylist() for name in table.column_names]
-
-
-def _is_text(path: str) -> bool:
-    """Whether a name can be a key, which is text."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        return sum(threads.map(put, files))
 
 
 @contextmanager

@@ -350,6 +350,7 @@ shards: {max_bytes: 256MB, max_samples: 10000, compact_below: 0.5, digest: sha25
 verify: {level: decode, sample: 10%, max_pixels: 1000000, on_leak: error}
 compute: {kind: threads, workers: 4}
 retention: {versions: 3, days: 1.5}
+exports: [wids, energon]
 schedule: {build: "0 3 * * *", verify: "@daily", gc: "0 5 * * 0", timezone: Europe/Berlin}
 sensor: {interval_seconds: 60, settle_seconds: 30, tick_seconds: 20, retries: 3, retry_seconds: 300}
 freshness: {max_lag_hours: 12}
@@ -446,3 +447,14 @@ def test_every_key_has_a_description() -> None:
         for key, value in model["properties"].items():
             text = value.get("description") or value.get("$ref")
             assert text or "allOf" in value, key
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [("s3:/b/x", "s3://b/x"), ("s3:b", "s3://b"), ("s3//b/x", "s3://b/x"), ("gs:b", "gs://b")],
+)
+def test_a_url_that_lacks_a_slash_is_no_folder(url: str, meant: str) -> None:
+    for end in ("source", "destination"):
+        with pytest.raises(ValidationError, match=f"did you mean {meant}\\?.*write ./{url}"):
+            make(**{end: {"url": url}})
+    assert "://" not in make(source={"url": f"./{url}"}).source_url

@@ -66,9 +66,11 @@ def print_result(config: DatasetConfig, result: BuildResult, as_json: bool) -> N
         mended = result.packed - len(result.causes)
         if mended > 0:
             gone += f", repaired {counted(mended, 'shard')}"
+        elif mended < 0:
+            gone += f", {-mended:,} of which a build that was stopped had sealed"
         click.echo(
-            f"published version {manifest.version}: wrote "
-            f"{counted(len(result.causes), 'shard')} ({human_bytes(written)}){gone}\n"
+            f"published version {manifest.version}: "
+            f"{counted(len(result.causes), 'new shard')} ({human_bytes(written)}){gone}\n"
         )
     for warning in result.warnings:
         click.echo(f"warning: {printable(warning)}\n")

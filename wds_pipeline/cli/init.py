@@ -40,7 +40,7 @@ def command(
     from wds_pipeline.config_file import datasets_folder
     from wds_pipeline.dataset.discover import discover
     from wds_pipeline.dataset.discover_yaml import render
-    from wds_pipeline.storage import open_storage
+    from wds_pipeline.storage import Place, open_storage
 
     name = name or _name_of(source)
     file = output or datasets_folder() / f"{name}.yaml"
@@ -51,7 +51,11 @@ def command(
     }
     _check(file, values, force)
     with progress_bars() as progress:
-        found = discover(open_storage(_absolute(source)), values, progress)
+        found = discover(
+            open_storage(Place(url=_absolute(source), dataset=name, part="source")),
+            values,
+            progress,
+        )
     _write(file, render(found), found, force)
     if as_json:
         print_json(_values(file, found))

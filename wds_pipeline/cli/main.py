@@ -29,6 +29,8 @@ _COMMANDS = {
     "versions": "List the published versions, the newest first.",
     "show": "Show one sample: its fields, text, image size and place.",
     "urls": "Print the shards' paths, one a line.",
+    "export": "Write what another tool reads a version by: wids, Energon, DALI, …",
+    "index": "Index tars that somebody else made, where they are, and check them.",
     "view": "Make brace-able names for a version's shards.",
     "restore": "Make an old version the newest, as a new commit.",
     "repack": "Lay out all shards anew, as a new version.",

@@ -87,8 +87,8 @@ def _print_costs(found: Preview, table: PriceTable | None) -> None:
     price = table.price(found.costs)
     unit = f" {table.currency}" if table.currency else ""
     click.echo(
-        f"price: {price['total']:,.4f}{unit} (source {price['source']:,.4f}, destination "
-        f"{price['destination']:,.4f}), and {price['a_month']:,.4f}{unit} a month to keep what is written"
+        f"price: {price['total']:,.4g}{unit} (source {price['source']:,.4g}, destination "
+        f"{price['destination']:,.4g}), and {price['a_month']:,.4g}{unit} a month to keep what is written"
     )
 
 

@@ -19,6 +19,7 @@ from wds_pipeline.compute import open_pool, prepare
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import (
     drafts,
+    export,
     publish,
     release,
     report_html,
@@ -85,12 +86,13 @@ class Build:
         Raises DestinationError when it holds something else or cannot be written.
         """
         self.destination.contact()
-        self.destination.check_put_if_absent()
+        export.check(self.config.exports, self.destination, self.config.name)
         if not version.check_marker(self.destination, self.config.name):
             version.write_marker(self.destination, self.config.name)
         newest = version.latest(self.destination)
         if newest is not None:
             publish.finish(self.destination, newest)
+            export.complete(self.destination, newest, self.config.exports)
 
     def scan(self) -> Listing:
         """Lists the source. Raises SourceError."""
@@ -224,6 +226,7 @@ class Build:
 
         Raises SourceError, DestinationError, WorkerError.
         """
+        self.destination.check_put_if_absent()  # before all the work, not after it
         newest = self.newest()
         published = {shard.name: shard.digest for shard in newest.shards} if newest else {}
         packed = settle.pack_shards(self.config, plan, shards, pool, self.progress, published, anew)
@@ -381,5 +384,6 @@ def _refuse_nesting(source: Storage, destination: Storage, dataset: str) -> None
 def _root(storage: Storage) -> str:
     if storage.folders:
         return os.path.join(os.path.realpath(storage.locate("")), "")
-    server = storage.place.storage.endpoint_url or ""
+    known = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+    server = storage.place.storage.endpoint_url or next(filter(None, known), "")
     return f"{server} {storage.url.rstrip('/')}/"

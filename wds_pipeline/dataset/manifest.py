@@ -61,6 +61,7 @@ class Manifest(BaseModel):
     dataset: str
     version: int
     parent: int
+    parent_write_id: str = ""
     write_id: str
     created: str
     writer: str

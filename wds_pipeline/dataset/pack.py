@@ -113,6 +113,8 @@ def _all_changed(
             source.check_source(path, size, fingerprint)
         except SourceChanged as error:
             found.setdefault(error.path, error.reason)
+        except SourceError:  # the store is away: what is known by now will do
+            break
     return tuple(found.items())
 
 
@@ -200,6 +202,15 @@ class _TarStream:
 
     def write(self, members: pa.Table) -> np.ndarray:
         """Writes all members and the archive's end; returns where each one's data start."""
+        try:
+            return self._write(members)
+        finally:
+            for (
+                window
+            ) in self.coming:  # of a shard that failed: the next one wants the store's time
+                getattr(window.wait, "cancel", int)()
+
+    def _write(self, members: pa.Table) -> np.ndarray:
         names = members["name"].cast(pa.large_binary()).to_pylist()
         paths, fingerprints = members["path"].to_pylist(), members["fingerprint"].to_pylist()
         sizes = members["size"].to_numpy()

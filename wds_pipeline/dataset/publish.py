@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import datetime, timezone
 
 from wds_pipeline import __version__
-from wds_pipeline.dataset import seal, version
+from wds_pipeline.dataset import export, seal, version
 from wds_pipeline.dataset.version import Manifest, ShardEntry
 from wds_pipeline.dataset.view import has_view, make_view, outdated, view_names
 from wds_pipeline.errors import DestinationError, VersionError, may_pass
@@ -30,15 +30,17 @@ def stamp() -> dict[str, str]:
 
 
 def commit(storage: Storage, manifest: Manifest, files: Mapping[str, bytes]) -> bool:
-    """Publishes a version with the files beside its manifest; False on a conflict.
+    """Publishes a version with the files beside its manifest, and the exports that its configuration
+    wants; False on a conflict.
 
     Raises DestinationError when the destination cannot be written, and then says whether the
-    outcome is known.
+    outcome is known; what `export.write` raises, and then nothing is published.
     """
     staged = version.build_folder(manifest.version, manifest.write_id)
     files = {**files, version.SHARDS: manifest.table()}
     for name, data in files.items():
         storage.put(staged + name, data)
+    export.stage(storage, manifest)
     path = version.folder(manifest.version) + "manifest.json"
     failure: DestinationError | None = None
     try:
@@ -57,17 +59,30 @@ def commit(storage: Storage, manifest: Manifest, files: Mapping[str, bytes]) -> 
         unknown.passing = may_pass(failure)
         raise unknown from failure
     mine = committed == manifest.write_id
-    if mine and version.list_versions(storage)[-1] > manifest.version:
-        # `gc` had removed the number that another build had committed; later versions know nothing of
-        # this one.
+    if mine and _is_passed_over(storage, manifest):
         storage.delete(path)
         mine = False
     if not mine:
-        for name in files:
-            storage.delete(staged + name)  # known: this number is another build's
+        for staged_file in list(export.files(storage, staged)):
+            storage.delete(staged_file)  # known: this number is another build's
         return False
     finish(storage, manifest)
     return True
+
+
+def _is_passed_over(storage: Storage, manifest: Manifest) -> bool:
+    """Whether later versions know nothing of this one: `gc` had removed the number that another build
+    had committed, and so it was free again.
+
+    A reply that takes its time is another matter: others have built on this version meanwhile. `gc`
+    goes from the oldest on, so the next version is there as long as this one was not removed.
+    """
+    later = [each for each in version.list_versions(storage) if each > manifest.version]
+    following = version.try_read(storage, later[0]) if later else None
+    if following is None:
+        return False
+    mine = (manifest.version, manifest.write_id)
+    return (following.parent, following.parent_write_id) != mine
 
 
 def _committed_by(storage: Storage, number: int) -> str | None:
@@ -82,16 +97,18 @@ def finish(storage: Storage, manifest: Manifest) -> None:
     """
     folder = version.folder(manifest.version)
     staged = version.build_folder(manifest.version, manifest.write_id)
-    for name in list(storage.list_names(staged)):
+    left = list(export.files(storage, staged)) if any(storage.list_names(staged)) else []
+    for path in left:
         with suppress(DestinationError):  # another process may be tidying up too
-            storage.link(folder + name, staged + name)
-            storage.delete(staged + name)
+            storage.link(folder + path[len(staged) :], path)
+            storage.delete(path)
     with suppress(DestinationError):  # a filesystem without hard links; `view` says so
         repaired = outdated(storage, manifest)
         if repaired:  # by a build that was killed before it came to this
             relink_views(storage, repaired)
         if storage.hard_links and not has_view(storage, manifest):
             make_view(storage, manifest)
+    export.into_view(storage, manifest)
 
 
 def relink_views(storage: Storage, names: Collection[str]) -> None:
@@ -143,6 +160,7 @@ def restore(storage: Storage, number: int, dataset: str) -> Manifest:
                 **stamp(),
                 "version": version.next_number(storage, newest.version),
                 "parent": newest.version,
+                "parent_write_id": newest.write_id,
                 "restored_from": number,
                 "new": version.NewShards(),
             }

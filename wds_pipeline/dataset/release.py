@@ -82,6 +82,7 @@ def make_manifest(
         dataset=config.name,
         version=number,
         parent=plan.parent,
+        parent_write_id=parent.write_id if parent else "",
         source=config.written.get("source", {}).get("url", config.source.url),
         inputs=inputs,
         content_rules=settle.rules(config).content_digest,

@@ -100,12 +100,9 @@ def collect(storage: Storage, garbage: Garbage, grace: float = GRACE_SECONDS) ->
             _at_once(storage, lambda file: storage.delete(file.path), left)
     for upload in garbage.uploads:
         storage.remove_unfinished(upload)
-    needed = {
-        shard.name
-        for number in version.list_versions(storage)
-        for shard in version.read(storage, number, "").shards
-    }
+    needed = _needed(storage)
     spared: set[str] = set()
+    removed: dict[str, bytes] = {}
 
     def remove(file: FileInfo) -> int:
         name = file.path.removeprefix(seal.FOLDER).partition(".")[0] or file.path
@@ -115,12 +112,29 @@ def collect(storage: Storage, garbage: Garbage, grace: float = GRACE_SECONDS) ->
         if time.time() - found.modified < grace:
             spared.add(name)  # a build took it up or wrote it just now
             return 0
+        if file.path.endswith(seal.SEAL):
+            removed[name] = storage.read(file.path)
         storage.delete(file.path)
         return file.size
 
     seals = [file for file in garbage.files if file.path.endswith(seal.SEAL)]
     others = [file for file in garbage.files if not file.path.endswith(seal.SEAL)]
-    return sum(_at_once(storage, remove, seals)) + sum(_at_once(storage, remove, others))
+    freed = sum(_at_once(storage, remove, seals))
+    # A build may have taken shards up and published them since.
+    needed = _needed(storage)
+    for name in needed & removed.keys():
+        storage.put(seal.path(name, seal.SEAL), removed[name])
+        freed -= len(removed[name])
+    return freed + sum(_at_once(storage, remove, others))
+
+
+def _needed(storage: Storage) -> set[str]:
+    """The shards of all versions."""
+    return {
+        shard.name
+        for number in version.list_versions(storage)
+        for shard in version.read(storage, number, "").shards
+    }
 
 
 def _at_once(
@@ -160,3 +174,4 @@ def _beside_versions(
 def _deeper(storage: Storage, where: str) -> Iterator[FileInfo]:
     for name in storage.list_folders(where):
         yield from storage.list_files(f"{where}{name}/")
+        yield from _deeper(storage, f"{where}{name}/")

@@ -108,6 +108,12 @@ def _with_content(source: Storage, files: pa.Table, dataset: str) -> pa.Table:
             with source.open(path) as file:
                 while chunk := file.read(1024 * 1024):
                     state.update(chunk)
+        except FileNotFoundError:
+            gone = SourceError(
+                f"{dataset}: {source.locate(path)}: went since it was listed; build again"
+            )
+            gone.passing = True
+            raise gone from None
         except OSError as error:
             raise SourceError(
                 f"{dataset}: {source.locate(path)}: cannot be read for its fingerprint: "

@@ -23,7 +23,7 @@ from wds_pipeline.dataset.shard_report import Rules, ShardReport, load_report
 from wds_pipeline.dataset.verify_job import Verified, VerifyJob
 from wds_pipeline.dataset.verify_job import run as run_verify
 from wds_pipeline.dataset.wording import counted
-from wds_pipeline.errors import DestinationError, VerificationError
+from wds_pipeline.errors import DestinationError, VerificationError, WdsPipelineError
 from wds_pipeline.storage import UNREADABLE, Storage, open_storage
 
 # Called with what is under way ("pack", "verify"), how many bytes are done, and of how many.
@@ -111,9 +111,19 @@ def pack_shards(
             progress("pack", done, total)
         results.append(packed)
         failed = failed + 1 if packed.failed else 0
-        if failed >= _MOST_IN_A_ROW:
+        if failed >= _MOST_IN_A_ROW or (packed.failed and _is_away(config)):
             break
     return results
+
+
+def _is_away(config: DatasetConfig) -> bool:
+    """Whether either end does not answer at all: then the other shards need not be tried."""
+    try:
+        open_storage(config.source_place).check()
+        open_storage(config.destination_place).check()
+    except WdsPipelineError:
+        return True
+    return False
 
 
 def check_passing(config: DatasetConfig, results: Sequence[Packed]) -> None:
@@ -121,8 +131,9 @@ def check_passing(config: DatasetConfig, results: Sequence[Packed]) -> None:
     failed = [each for each in results if each.failed]
     if not failed:
         return
-    shown = "\n  ".join(f"{each.name}: {each.failed}" for each in failed[:10])
-    more = f"\n  … and {len(failed) - 10:,} more" if len(failed) > 10 else ""
+    head = f"{config.name}: "
+    shown = "\n  ".join(each.failed.removeprefix(head) for each in failed[:5])
+    more = f"\n  … and {len(failed) - 5:,} more" if len(failed) > 5 else ""
     error = DestinationError(
         f"{config.name}: {counted(len(failed), 'shard')} could not be packed, though "
         f"everything was tried again for a while:\n  {shown}{more}\n"

@@ -3,6 +3,7 @@
     versions/00000007/manifest.json    exists: the version is published
     versions/00000007/shards.parquet   its shards, read when they are asked for
     versions/00000007/ledger.parquet   and inventory.parquet, quarantine.parquet, report.json, .html
+    versions/00000007/exports/<name>/  what other tools read, see `export`
 
 Between the commit and its tidying up, the files beside the manifest are still in the folder that
 their build wrote them to, `build-<write id>/`; readers look there too.
@@ -63,11 +64,15 @@ def check_marker(storage: Storage, dataset: str) -> bool:
     """
     storage.contact()
     try:
-        marker = json.loads(storage.read(MARKER))
+        try:
+            data = storage.read(MARKER)
+        except FileNotFoundError:
+            if storage.is_empty():
+                return False
+            data = storage.read(MARKER)  # unless another build has just made it
+        marker = json.loads(data)
         found, format_version = marker["dataset"], marker["format_version"]
     except FileNotFoundError:
-        if storage.is_empty():
-            return False
         raise DestinationError(
             f"{dataset}: destination.url: {storage.url}: found a folder with other files; expected "
             f"an empty folder, or one that wds_pipeline wrote (with {MARKER}). Choose another folder"

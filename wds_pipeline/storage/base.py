@@ -114,7 +114,7 @@ class Storage(ABC):
     """Whether a second name for a file costs nothing, and shows its bytes for good."""
     folders = False
     """Whether it is a tree of folders, to be walked; else its keys are listed."""
-    windows = 6
+    windows = 4
     """How many windows of small files pay to be read at a time: each waits for all of its files."""
     window_bytes = 8 * 1024 * 1024
     """How large such a window is."""
@@ -185,7 +185,7 @@ class Storage(ABC):
         """Begins to read files, as many at a time as pays; what it returns waits for all of them.
 
         Waiting raises SourceChanged when one vanished, is unreadable, or has another size or
-        fingerprint.
+        fingerprint. What it returns may have a method `cancel`, after which no more are begun.
         """
 
     def read_into(self, path: str, view: memoryview, fingerprint: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -20,7 +21,18 @@ from wds_pipeline.storage.base import Usage
 
 _FIRST_PAUSE = 0.1  # seconds, at most; then twice as long each time
 _LONGEST_PAUSE = 10.0
+_QUIET = 5.0  # seconds of trying before anybody is told
+_BETWEEN = 30.0  # seconds between two such words of a process, whatever it does at a time
+_log = logging.getLogger(__name__)
+_last_told = [float("-inf")]
 Result = TypeVar("Result")
+
+
+def _tell(what: str, seconds: float) -> None:
+    now = time.monotonic()
+    if now - _last_told[0] > _BETWEEN:
+        _last_told[0] = now
+        _log.warning("%s (tried again for %.0f s in all)", what, seconds)
 
 
 def persist(
@@ -45,8 +57,10 @@ def persist(
                 raise
             raise told from error
 
-    def count(_: RetryCallState) -> None:
+    def count(state: RetryCallState) -> None:
         usage.count("retries")
+        if state.seconds_since_start and state.seconds_since_start > _QUIET and state.outcome:
+            _tell(str(state.outcome.exception()), seconds)
 
     start = time.monotonic()
     try:  # nearly all is well at once, and the machinery below costs more than the answer's bytes

@@ -97,7 +97,7 @@ def test_one_that_fails_for_good(world: World, end: str, fault: Fault) -> None:
     proxy, method, path = ENDS[end]
     rule = proxy(world).on(fault, method, path)
     text = world.fail()
-    assert re.search(rf"small: {end}\.url: s3://{world.project.bucket}/", text), text
+    assert re.search(rf"{end}\.url: s3://{world.project.bucket}/", text), text
     assert re.search(path.rstrip("$"), text) or "train-000001" in text
     sealed = world.project.sealed()
     assert world.project.latest() is None

@@ -67,7 +67,7 @@ def test_the_commands_tell_it(
 
     priced = run("plan", "small", "--price", str(tmp_path / "prices.yml"))
     assert "source: 2 LIST, 18 GET" in priced
-    assert "price: 18.0000 USD (source 18.0000, destination 0.0000)" in priced
+    assert "price: 18 USD (source 18, destination 0)" in priced
     found: dict[str, Any] = json.loads(
         run("plan", "small", "--json", "--price", str(tmp_path / "prices.yml"))
     )

@@ -14,7 +14,7 @@ from wds_pipeline.errors import (
 )
 from wds_pipeline.storage import conditional
 from wds_pipeline.storage.base import FileInfo, Writer
-from wds_pipeline.storage.s3.errors import read_answer
+from wds_pipeline.storage.s3.errors import expect, read_answer
 from wds_pipeline.storage.s3.objects import not_found
 from wds_pipeline.storage.s3.source import S3Source
 from wds_pipeline.storage.s3.upload import Upload, put_whole
@@ -97,12 +97,13 @@ class S3Storage(S3Source):
                 if answer.status == 501:
                     raise NotImplementedError(answer.code) from error
                 if answer.status == 412:
-                    return doubtful and self._holds(path, data)
+                    return doubtful and self._stored(path) == data
                 if answer.status == 409 or not answer.passing:
                     raise  # refused; or, 409, to be tried again
                 doubtful = True
-                if self._head(path) is not None:
-                    return self._holds(path, data)
+                stored = self._stored(path)  # what this raises is tried again with the rest
+                if stored is not None:
+                    return stored == data
                 raise
 
         try:
@@ -116,11 +117,17 @@ class S3Storage(S3Source):
             told.passing = True
             raise told from error
 
-    def _holds(self, path: str, data: bytes) -> bool:
+    def _stored(self, path: str) -> bytes | None:
+        """What is stored, asked once; None for nothing."""
+        self.usage.count("get")
         try:
-            return self.read(path) == data
-        except FileNotFoundError:
-            return False
+            answer = self._session.client.get_object(**self._target(path))
+        except ClientError as error:
+            if error.response["Error"].get("Code") == "NoSuchKey":
+                return None
+            raise
+        data: bytes = expect(answer, "ETag")["Body"].read()
+        return data
 
     def link(self, path: str, target: str) -> None:
         found = self._head(target)
@@ -139,8 +146,11 @@ class S3Storage(S3Source):
         self._ask(
             "copy",
             path,
-            lambda: session.client.copy_object(
-                **self._target(path), **session.encryption, CopySource=source, **more
+            lambda: expect(
+                session.client.copy_object(
+                    **self._target(path), **session.encryption, CopySource=source, **more
+                ),
+                "CopyObjectResult",
             ),
         )
 

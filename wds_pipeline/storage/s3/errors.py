@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import botocore.exceptions as boto
 import obstore.exceptions as obs
@@ -51,6 +52,7 @@ _AWAY = (
     TimeoutError,
 )
 WEB_PAGE = "a web page"  # in place of S3's answer, from a console or a portal
+NOT_TRUSTED = "NotTrusted"  # ours: TLS failed
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>\s*(\w+)\s*</Code>")
 
@@ -79,7 +81,7 @@ def read_answer(error: Exception) -> Answer | None:
     if isinstance(error, obs.GenericError) and "BareRedirect" in str(error):
         return Answer("PermanentRedirect", 301)
     if isinstance(error, boto.SSLError | http.SSLError):
-        return Answer("the certificate is not trusted")
+        return Answer(NOT_TRUSTED)
     if isinstance(error, (obs.GenericError, *_AWAY)):
         return Answer(_way(error), 0, True)
     return None
@@ -94,13 +96,30 @@ class BadAnswer(Exception):
         self.status = status
 
 
-def explain(error: Exception, place: Place, where: str, profile: str) -> Exception:
+def expect(answer: Any, *names: str) -> Any:
+    """An answer that has what such an answer must have. Raises BadAnswer for another: somebody between
+    us and the store answers 200 to everything."""
+    if not all(answer.get(name) is not None for name in names):
+        raise BadAnswer(WEB_PAGE, 503)
+    return answer
+
+
+def explain(
+    error: Exception, place: Place, where: str, profile: str, server: str = "its endpoint"
+) -> Exception:
     """What the user is told instead of what a client raised; other errors are returned as they are.
 
-    `where` is the URL at which it happened, `profile` the credentials that were used.
+    `where` is the URL at which it happened, `profile` the credentials that were used, `server` who was
+    asked.
     """
     if isinstance(error, WdsPipelineError):
         return error
+    if isinstance(error, boto.ProfileNotFound):
+        return _make(
+            place,
+            f"{where}: {str(error).rstrip('.')}; expected one of ~/.aws/config: check AWS_PROFILE and "
+            f"{place.part}.storage.profile",
+        )
     if isinstance(error, _NO_CREDENTIALS):
         what = str(error).rstrip(".")
         return _make(
@@ -115,14 +134,24 @@ def explain(error: Exception, place: Place, where: str, profile: str) -> Excepti
         if isinstance(error, boto.BotoCoreError):
             return _make(place, f"{where}: {error}")
         return error
-    return _make(place, _message(answer, place, where, profile), passing=answer.passing)
+    return _make(place, _message(answer, place, where, profile, server), passing=answer.passing)
 
 
-def _message(answer: Answer, place: Place, where: str, profile: str) -> str:
+def _message(answer: Answer, place: Place, where: str, profile: str, server: str) -> str:
     code = answer.code or f"HTTP status {answer.status}"
     options = f"{place.part}.storage"
     if code == "NoSuchBucket":
-        return f"{where}: there is no such bucket ({code}); check {place.part}.url and {options}.endpoint_url"
+        return f"{where}: {server} has no such bucket ({code}); check {place.part}.url, and who is asked"
+    if code == "SignatureDoesNotMatch":
+        return (
+            f"{where}: access denied ({code}) with {profile}: its secret key is not that of its access "
+            "key; check both"
+        )
+    if code == NOT_TRUSTED:
+        return (
+            f"{where}: {server} does not speak TLS, or with a certificate that is not trusted; check "
+            "the endpoint's https://, or name its authority in AWS_CA_BUNDLE"
+        )
     if code in _LET_IN or answer.status in (401, 403):
         return (
             f"{where}: access denied ({code}) with {profile}; expected credentials that may "
@@ -137,7 +166,10 @@ def _message(answer: Answer, place: Place, where: str, profile: str) -> str:
     if code == WEB_PAGE:
         return f"{where}: found a web page; expected an S3 endpoint: check {options}.endpoint_url"
     if answer.passing and not answer.status:
-        return f"{where}: the store does not answer ({code}); check the network and {options}.endpoint_url"
+        return (
+            f"{where}: the store does not answer at {server} ({code}); check the network, the proxy "
+            f"and the endpoint (AWS_ENDPOINT_URL, or {options}.endpoint_url)"
+        )
     if answer.passing:
         return f"{where}: the store cannot do it for the moment ({code}); build again later"
     return f"{where}: the store refused ({code})"

@@ -25,6 +25,7 @@ _PIECES = 32
 _ENOUGH = 8  # pieces to begin with
 _LONG_PIECE = 48  # pages, after which the rest of a piece is divided in turn
 _THREADS = 16
+_SIGNED_SECONDS = 300  # for which a page may be asked for again by who sees the URL: clocks differ
 _PAGES_AHEAD = 32  # of each piece
 _LAST = "\U0010ffff"
 _KEY = re.compile(r"<Key>([^<]*)</Key>")
@@ -122,7 +123,9 @@ class Lister:
 
         def get() -> Page:
             # Signed anew for each try: a signature has a time.
-            url = self.session.client.generate_presigned_url("list_objects_v2", Params=asked)
+            url = self.session.client.generate_presigned_url(
+                "list_objects_v2", ExpiresIn=_SIGNED_SECONDS, Params=asked
+            )
             answer = self.session.http.request(
                 "GET", url, headers=signed, redirect=False, **options
             )

@@ -18,7 +18,7 @@ from wds_pipeline.errors import (
 )
 from wds_pipeline.storage.base import TEMPORARY, FileInfo, Storage
 from wds_pipeline.storage.read_ahead import ReadAhead
-from wds_pipeline.storage.s3.errors import BadAnswer, read_answer
+from wds_pipeline.storage.s3.errors import BadAnswer, expect, read_answer
 from wds_pipeline.storage.s3.listing import Lister, Page
 from wds_pipeline.storage.s3.session import S3Session, session_for
 
@@ -74,7 +74,7 @@ class S3Objects(Storage):
 
     def _get(self, path: str, **more: str) -> tuple[bytes, dict[str, Any]]:
         def get() -> tuple[bytes, dict[str, Any]]:
-            answer = self._session.client.get_object(**self._target(path), **more)
+            answer = expect(self._session.client.get_object(**self._target(path), **more), "ETag")
             return answer["Body"].read(), answer
 
         with not_found(path):
@@ -101,7 +101,7 @@ class S3Objects(Storage):
             answer = self._session.client.get_object(
                 **self._target(path), Range=f"bytes={offset}-{offset + size - 1}", IfMatch=etag
             )
-            if answer["ETag"] != etag:
+            if expect(answer, "ETag")["ETag"] != etag:
                 raise BadAnswer("PreconditionFailed", 412)
             data: bytes = answer["Body"].read()
             if len(data) != size:
@@ -116,7 +116,12 @@ class S3Objects(Storage):
     def _head(self, path: str) -> dict[str, Any] | None:
         def head() -> dict[str, Any] | None:
             try:
-                found: dict[str, Any] = self._session.client.head_object(**self._target(path))
+                found: dict[str, Any] = expect(
+                    self._session.client.head_object(**self._target(path)),
+                    "ETag",
+                    "ContentLength",
+                    "LastModified",
+                )
             except ClientError as error:
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
                     return None  # of a bucket that is not there, `check` tells

@@ -25,8 +25,10 @@ from botocore.loaders import create_loader
 from botocore.utils import get_environ_proxies
 from fsspec.config import conf as fsspec_conf
 from obstore.store import S3Store
+from pydantic import ValidationError
 
 from wds_pipeline.config_storage import Place, StorageConfig
+from wds_pipeline.errors import ConfigError
 from wds_pipeline.storage.base import Usage
 from wds_pipeline.storage.retry import persist
 from wds_pipeline.storage.s3.errors import explain
@@ -92,6 +94,14 @@ class S3Session:
             return "the environment's AWS_ACCESS_KEY_ID"
         return "the default profile"
 
+    @property
+    def server(self) -> str:
+        """Who is asked, for messages."""
+        found = self._endpoint
+        for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+            found = found or os.environ.get(name)
+        return found or "its endpoint"
+
     def call(
         self,
         kind: str,
@@ -113,7 +123,10 @@ class S3Session:
 
         budget = self.config.retry_seconds if seconds is None else seconds
         return persist(
-            attempt, budget, usage, lambda error: explain(error, place, where, self.profile)
+            attempt,
+            budget,
+            usage,
+            lambda error: explain(error, place, where, self.profile, self.server),
         )
 
     @cached_property
@@ -150,6 +163,7 @@ class S3Session:
             s3={"addressing_style": style, "payload_signing_enabled": True},
         )
         region = self._region or self._core.get_config_variable("region")
+        self._check_endpoint()
         return self._core.create_client(
             "s3",
             region_name=region or os.environ.get("AWS_REGION") or "us-east-1",
@@ -159,6 +173,18 @@ class S3Session:
             aws_session_token=token,
             config=config,
         )
+
+    def _check_endpoint(self) -> None:
+        """Raises ConfigError for one of the environment that is none: the configuration's is checked
+        when it is read."""
+        for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+            found = os.environ.get(name)
+            if found:
+                try:
+                    StorageConfig(endpoint_url=found)
+                except ValidationError as error:
+                    what = error.errors()[0]["msg"].removeprefix("Value error, ")
+                    raise ConfigError(f"{name} of the environment: {what}") from None
 
     @cached_property
     def extra(self) -> dict[str, str]:

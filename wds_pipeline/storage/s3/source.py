@@ -20,7 +20,7 @@ from wds_pipeline.errors import (
     SourceError,
 )
 from wds_pipeline.storage.base import CONTENT, KEYS, UNREADABLE, Read
-from wds_pipeline.storage.s3.errors import BadAnswer, read_answer
+from wds_pipeline.storage.s3.errors import WEB_PAGE, BadAnswer, read_answer
 from wds_pipeline.storage.s3.listing import Page
 from wds_pipeline.storage.s3.objects import S3Objects, not_found
 
@@ -41,24 +41,21 @@ class S3Source(S3Objects):
 
         def work() -> None:
             # Each thread takes one after the other: a future for each would cost a tenth of its read.
-            try:
-                while left:
-                    self._fill(left.popleft())
-            except IndexError:  # another thread took the last
-                return
-            except BaseException:
-                left.clear()
-                raise
+            while True:
+                try:
+                    read = left.popleft()
+                except IndexError:
+                    return
+                try:
+                    self._fill(read)
+                except BaseException:
+                    left.clear()
+                    raise
 
         threads, count = self._session.reads, min(len(left), self.place.storage.concurrency)
         running = [threads.submit(work) for _ in range(count)]
 
-        def finish() -> None:
-            wait(running)  # all of them, for the views are used again
-            for each in running:
-                each.result()
-
-        return finish
+        return _Reads(left, running)
 
     def _fill(self, read: Read) -> None:
         path, fingerprint = read.path, read.fingerprint
@@ -91,6 +88,8 @@ class S3Source(S3Objects):
 
     def _check_meta(self, path: str, meta: Any, size: int, etag: str) -> None:
         """The answer's own word: some stores ignore If-Match."""
+        if etag and not meta["e_tag"]:
+            raise BadAnswer(WEB_PAGE, 503)  # no store's answer
         same = bool(etag) and (meta["e_tag"] or "").strip('"') == etag
         if meta["size"] != size:
             if same:  # of the same object: cut short on the way
@@ -228,3 +227,22 @@ def _etag_of(fingerprint: str) -> str:
 def _check_content(path: str, digest: str, fingerprint: str) -> None:
     if digest != fingerprint.removeprefix(CONTENT):
         raise SourceChanged(path, "its content changed after the scan")
+
+
+class _Reads:
+    """Reads under way: to be waited for, or given up."""
+
+    def __init__(self, left: deque[Read], running: list[Future[None]]) -> None:
+        self._left = left
+        self._running = running
+
+    def __call__(self) -> None:
+        wait(self._running)  # all of them, for the views are used again
+        for each in self._running:
+            each.result()
+
+    def cancel(self) -> None:
+        """Begins no more of them."""
+        self._left.clear()
+        for each in self._running:
+            each.cancel()

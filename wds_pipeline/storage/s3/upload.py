@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from botocore.exceptions import ClientError
 
 from wds_pipeline.errors import WdsPipelineError
+from wds_pipeline.storage.s3.errors import expect
 from wds_pipeline.storage.s3.session import S3Session
 
 PART = 8 * 1024 * 1024
@@ -94,7 +95,10 @@ class Upload:
         if not self._id:
             client, asked = self.session.client, {**self._target, **self.session.encryption}
             made = self.ask(
-                "put", lambda: client.create_multipart_upload(**asked, ChecksumAlgorithm="SHA256")
+                "put",
+                lambda: expect(
+                    client.create_multipart_upload(**asked, ChecksumAlgorithm="SHA256"), "UploadId"
+                ),
             )
             self._id = made["UploadId"]
         if len(self._parts) >= _UNDER_WAY:
@@ -108,13 +112,14 @@ class Upload:
         client, upload = self.session.client, self._id
 
         def put() -> Any:
-            return client.upload_part(
+            answer = client.upload_part(
                 **self._target,
                 UploadId=upload,
                 PartNumber=number,
                 Body=data,
                 ChecksumSHA256=b64encode(digest).decode(),
             )
+            return expect(answer, "ETag")
 
         answer = self.ask("put", put)
         self.written(len(data))
@@ -150,7 +155,10 @@ class Upload:
         """Whether what is stored is what was sent, as far as it can be told without reading it."""
         client = self.session.client
         answer = self.ask(
-            "head", lambda: client.head_object(**self._target, ChecksumMode="ENABLED")
+            "head",
+            lambda: expect(
+                client.head_object(**self._target, ChecksumMode="ENABLED"), "ETag", "ContentLength"
+            ),
         )
         found, stored = answer.get("ChecksumSHA256", ""), answer.get("ETag", "")
         wrong: bool = answer["ContentLength"] != self.size
@@ -177,7 +185,10 @@ def put_whole(
     checksum = b64encode(hashlib.sha256(data).digest()).decode()
     asked = {"Bucket": session.bucket, "Key": key, **session.extra, **session.encryption, **more}
     answer = ask(
-        "put", lambda: session.client.put_object(**asked, Body=data, ChecksumSHA256=checksum)
+        "put",
+        lambda: expect(
+            session.client.put_object(**asked, Body=data, ChecksumSHA256=checksum), "ETag"
+        ),
     )
     written(len(data))
     return str(answer.get("ETag", ""))
