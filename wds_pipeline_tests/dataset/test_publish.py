@@ -200,3 +200,50 @@ def test_restore_in_conflict(built: Project, monkeypatch: pytest.MonkeyPatch) ->
     manifest = publish.restore(built.storage, 1, "small")
     assert (manifest.version, manifest.parent) == (4, 3)
     assert version.list_versions(built.storage) == [1, 2, 3, 4]
+
+
+def test_a_reply_so_late_that_others_have_built_on_it(
+    built: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version stays: the one after it names it as its parent, by its write id."""
+    manifest = next_of(built.latest())
+    real = LocalStorage.put_if_absent
+
+    def put_if_absent(self: LocalStorage, path: str, data: bytes) -> bool:
+        done = real(self, path, data)
+        if path.endswith(f"{manifest.version:08d}/manifest.json"):
+            monkeypatch.setattr(LocalStorage, "put_if_absent", real)
+            after = next_of(built.latest())
+            after = after.model_copy(update={"parent_write_id": manifest.write_id})
+            assert publish.commit(built.storage, after, FILES)
+        return done
+
+    monkeypatch.setattr(LocalStorage, "put_if_absent", put_if_absent)
+    assert publish.commit(built.storage, manifest, FILES)
+    assert version.list_versions(built.storage)[-2:] == [manifest.version, manifest.version + 1]
+    kept = version.try_read(built.storage, manifest.version)
+    assert kept is not None
+    assert kept.write_id == manifest.write_id
+
+
+def test_every_version_names_its_parent_s_write_id(built: Project) -> None:
+    first = built.latest()
+    built.add(40, 2)
+    second = built.build().manifest
+    assert (second.parent, second.parent_write_id) == (first.version, first.write_id)
+    back = publish.restore(built.storage, first.version, "small")
+    assert (back.parent, back.parent_write_id) == (second.version, second.write_id)
+
+
+def test_two_that_make_a_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The marker comes between the look for it and the look at what else is there."""
+    storage = LocalStorage(tmp_path)
+    real = LocalStorage.is_empty
+
+    def is_empty(self: LocalStorage) -> bool:
+        monkeypatch.setattr(LocalStorage, "is_empty", real)
+        version.write_marker(storage, "small")
+        return self.is_empty()
+
+    monkeypatch.setattr(LocalStorage, "is_empty", is_empty)
+    assert version.check_marker(storage, "small")

@@ -227,3 +227,20 @@ def test_files_of_others_are_left_alone(history: Project) -> None:
     before = files(history)
     collect(history, RetentionConfig(versions=10, days=0))
     assert files(history) == before
+
+
+def test_what_is_published_while_it_is_removed_gets_its_seal_back(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build took the shards up after they were found, and committed when the seals were gone."""
+    project.add(0, 4)
+    manifest = project.build().manifest
+    names = {shard.name for shard in manifest.shards}
+    files = list(project.storage.list_files(seal.FOLDER))
+    garbage = retain.Garbage(shards=sorted(names), files=files)
+    answers = iter([set(), names])
+    monkeypatch.setattr(retain, "_needed", lambda _: next(answers))
+    before = {each.path: project.storage.read(each.path) for each in files}
+    assert retain.collect(project.storage, garbage, grace=0) == 0
+    assert {each.path for each in project.storage.list_files(seal.FOLDER)} == set(before)
+    assert project.published(manifest) == project.raw()

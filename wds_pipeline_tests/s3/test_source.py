@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from wds_pipeline.errors import SourceChanged
-from wds_pipeline.storage import Storage
+from wds_pipeline.storage import Read, Storage
 from wds_pipeline_tests.s3 import faults, servers
 from wds_pipeline_tests.s3.conftest import MakeProxy
 from wds_pipeline_tests.s3.project import open_s3
@@ -200,3 +200,19 @@ def test_what_may_not_be_read_is_one_file_s_trouble(
         for read in (get, get_chunks):
             with pytest.raises(SourceChanged, match=f"cannot be read: {code}"):
                 read(storage, "k", len(DATA), known)
+
+
+def test_no_error_of_a_read_is_taken_for_its_end(
+    rclone_server: S3Server, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads take reads from a queue, whose end is an IndexError too."""
+    from wds_pipeline.storage.s3.source import S3Source
+
+    source = open_s3(rclone_server.endpoint, make_bucket(rclone_server), part="source")
+
+    def fill(self: S3Source, read: Read) -> None:
+        raise IndexError("of something else")
+
+    monkeypatch.setattr(S3Source, "_fill", fill)
+    with pytest.raises(IndexError, match="of something else"):
+        source.start_reads([Read("a", memoryview(bytearray(1)), "etag:x")])()
