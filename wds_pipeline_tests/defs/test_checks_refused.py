@@ -49,7 +49,7 @@ def test_errors_in_verification(edge: Edge) -> None:
     victim = edge.project.latest().shards[0].name
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(settle, "load_reports", damaged)
-        patch.setattr("wds_pipeline.dataset.build.Build._verified", lambda _, draft, __: draft)
+        patch.setattr("wds_pipeline.dataset.drafts._verified", lambda _, draft, __: (draft, True))
         result = edge.build(fails=True)
     assert "verification failed with 1 errors" in failure_of(result)
     assert "Nothing was published" in failure_of(result)
