@@ -81,6 +81,8 @@ def _is_passed_over(storage: Storage, manifest: Manifest) -> bool:
     following = version.try_read(storage, later[0]) if later else None
     if following is None:
         return False
+    if following.parent == manifest.version and not following.parent_write_id:
+        return False  # nobody knows: what was published stays
     mine = (manifest.version, manifest.write_id)
     return (following.parent, following.parent_write_id) != mine
 

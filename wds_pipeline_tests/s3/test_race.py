@@ -68,6 +68,7 @@ def commit_versions(where: Any, go: Any, results: Any) -> None:
             dataset="small",
             version=version.next_number(storage, parent),
             parent=parent,
+            parent_write_id=write_id(storage, parent),
             source="",
             inputs="",
             content_rules="",
@@ -79,6 +80,11 @@ def commit_versions(where: Any, go: Any, results: Any) -> None:
         if publish.commit(storage, manifest, {version.LEDGER: manifest.write_id.encode()}):
             mine.append((manifest.version, manifest.write_id))
     results.put((mine, storage.usage.retries))
+
+
+def write_id(storage: Storage, number: int) -> str:
+    found = version.try_read(storage, number)
+    return found.write_id if found else ""
 
 
 def newest(storage: Storage) -> int:
