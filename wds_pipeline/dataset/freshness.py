@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -161,8 +160,7 @@ def _came(
 
 def _stored(work: Build, paths: list[str]) -> Iterable[datetime]:
     """When a store got these files."""
-    with ThreadPoolExecutor(work.source.lookups) as threads:
-        found = list(threads.map(work.source.stat, paths))
+    found = work.source.at_once(work.source.stat, paths)
     return [_moment(each.modified) for each in found if each is not None]
 
 

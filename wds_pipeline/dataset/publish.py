@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timezone
 
@@ -136,8 +135,7 @@ def _gone(storage: Storage, manifest: Manifest) -> list[str]:
             storage.stat(shard.path) is not None
         )
 
-    with ThreadPoolExecutor(storage.lookups) as threads:
-        there = list(threads.map(touch, manifest.shards))
+    there = storage.at_once(touch, manifest.shards)
     return [shard.name for shard, found in zip(manifest.shards, there, strict=True) if not found]
 
 

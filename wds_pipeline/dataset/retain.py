@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
 
 from wds_pipeline.config import RetentionConfig
 from wds_pipeline.dataset import seal, version
@@ -22,7 +20,6 @@ from wds_pipeline.storage import TEMPORARY, FileInfo, Storage
 GRACE_SECONDS = 24 * 3600.0
 _SHARD = re.compile(r"(.+-\d{6,}-[0-9a-f]{32})\.(.+)")
 _DAY = 24 * 3600.0
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -97,7 +94,7 @@ def collect(storage: Storage, garbage: Garbage, grace: float = GRACE_SECONDS) ->
         storage.delete(folder + "manifest.json")
         for where in (folder, version.view_folder(number)):
             left = [*storage.list_files(where), *_deeper(storage, where)]
-            _at_once(storage, lambda file: storage.delete(file.path), left)
+            storage.at_once(lambda file: storage.delete(file.path), left)
     for upload in garbage.uploads:
         storage.remove_unfinished(upload)
     needed = _needed(storage)
@@ -119,13 +116,13 @@ def collect(storage: Storage, garbage: Garbage, grace: float = GRACE_SECONDS) ->
 
     seals = [file for file in garbage.files if file.path.endswith(seal.SEAL)]
     others = [file for file in garbage.files if not file.path.endswith(seal.SEAL)]
-    freed = sum(_at_once(storage, remove, seals))
+    freed = sum(storage.at_once(remove, seals))
     # A build may have taken shards up and published them since.
     needed = _needed(storage)
     for name in needed & removed.keys():
         storage.put(seal.path(name, seal.SEAL), removed[name])
         freed -= len(removed[name])
-    return freed + sum(_at_once(storage, remove, others))
+    return freed + sum(storage.at_once(remove, others))
 
 
 def _needed(storage: Storage) -> set[str]:
@@ -135,13 +132,6 @@ def _needed(storage: Storage) -> set[str]:
         for number in version.list_versions(storage)
         for shard in version.read(storage, number, "").shards
     }
-
-
-def _at_once(
-    storage: Storage, act: Callable[[FileInfo], Result], files: Iterable[FileInfo]
-) -> list[Result]:
-    with ThreadPoolExecutor(storage.lookups) as threads:
-        return list(threads.map(act, files))
 
 
 def _add_if_temporary(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
@@ -101,9 +100,8 @@ def read_seals(storage: Storage, names: Iterable[str]) -> dict[str, Seal | None]
     Raises VerificationError, VersionError.
     """
     wanted = list(names)
-    with ThreadPoolExecutor(storage.lookups) as threads:
-        found = threads.map(lambda name: read_seal(storage, name), wanted)
-        return dict(zip(wanted, found, strict=True))
+    found = storage.at_once(lambda name: read_seal(storage, name), wanted)
+    return dict(zip(wanted, found, strict=True))
 
 
 def whole(storage: Storage, name: str) -> Seal | None:

@@ -8,7 +8,7 @@ unusable goes to the quarantine, and only its own shard is packed anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -64,9 +64,8 @@ def unsealed(
         return name in sizes or storage.touch(seal.path(name, seal.SEAL))
 
     shards = list(shards)
-    with ThreadPoolExecutor(storage.lookups) as threads:
-        found = threads.map(is_whole, shards)
-        return [shard for shard, whole in zip(shards, found, strict=True) if not whole]
+    found = storage.at_once(is_whole, shards)
+    return [shard for shard, whole in zip(shards, found, strict=True) if not whole]
 
 
 def stored_sizes(storage: Storage) -> dict[str, int]:
@@ -191,9 +190,8 @@ def verify_shards(
 
 def load_reports(storage: Storage, shards: Sequence[ShardPlan]) -> dict[str, ShardReport | None]:
     """The shards' reports by name; None where there is none to rely on."""
-    with ThreadPoolExecutor(storage.lookups) as threads:
-        found = threads.map(lambda shard: load_report(storage, shard.name), shards)
-        return {shard.name: report for shard, report in zip(shards, found, strict=True)}
+    found = storage.at_once(lambda shard: load_report(storage, shard.name), shards)
+    return {shard.name: report for shard, report in zip(shards, found, strict=True)}
 
 
 @dataclass(frozen=True)

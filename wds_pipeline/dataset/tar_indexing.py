@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -222,7 +221,6 @@ def _tidy(index: TarIndex, known: TarIndex | None) -> None:
             index.storage.delete(f"{folder}/{name}")
 
     try:
-        with ThreadPoolExecutor(index.storage.lookups) as threads:
-            list(threads.map(drop, list(index.storage.list_names(folder))))
+        index.storage.at_once(drop, list(index.storage.list_names(folder)))
     except DestinationError:  # the index is whole; the next one tidies up
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -137,8 +136,7 @@ def _common_folder(urls: list[str]) -> str:
 
 def _stat(storage: Storage, paths: list[str]) -> list[FileInfo]:
     """What is known of the files. Raises SourceError when some are not there."""
-    with ThreadPoolExecutor(storage.lookups) as threads:
-        found = list(threads.map(storage.stat, paths))
+    found = storage.at_once(storage.stat, paths)
     missing = [path for path, info in zip(paths, found, strict=True) if info is None]
     if missing:
         shown = "\n  ".join(storage.locate(path) for path in missing[:_SHOWN])

@@ -6,8 +6,6 @@ there they are copies that the server makes, and only on request.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 from wds_pipeline.dataset.version import Manifest, ShardEntry, view_folder
 from wds_pipeline.storage import Storage
 
@@ -41,8 +39,7 @@ def outdated(storage: Storage, manifest: Manifest) -> set[str]:
 
 def make_view(storage: Storage, manifest: Manifest) -> None:
     """Gives the shards their brace-able names. Raises DestinationError."""
-    with ThreadPoolExecutor(storage.lookups) as threads:
-        list(threads.map(lambda each: storage.link(each[0], each[1].path), view_names(manifest)))
+    storage.at_once(lambda each: storage.link(each[0], each[1].path), view_names(manifest))
 
 
 def patterns(storage: Storage, manifest: Manifest) -> dict[str, str]:

@@ -7,7 +7,6 @@ logged before what it is made of has the badge "Unsynced".
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
@@ -268,8 +267,7 @@ def _stored(storage: Storage, shards: Iterable[ShardEntry]) -> Iterator[Made]:
             return None
         return Made(found, shard.cause, load_report(storage, shard.name))
 
-    with ThreadPoolExecutor(storage.lookups) as threads:
-        yield from (each for each in threads.map(read, shards) if each is not None)
+    yield from (each for each in storage.at_once(read, shards) if each is not None)
 
 
 def final(config: DatasetConfig, plan: Plan, report: ShardReport) -> bool:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -20,6 +21,8 @@ from wds_pipeline.config_storage import Place
 
 TEMPORARY = ".tmp-"  # names with this prefix are unfinished writes; `gc` removes old ones
 CONTENT = "xxh3-128:"  # a fingerprint that is a hash of the content starts so
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 UNREADABLE = "cannot be read"  # how the reason of a SourceChanged begins that is none of content
 
 # What `list_keys` yields: the store's own order, by the bytes of the path.
@@ -146,6 +149,11 @@ class Storage(ABC):
         if not self._contacted:
             self.check()
             self._contacted = True
+
+    def at_once(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Does the work for each item, as many at a time as pays here; the results, in their order."""
+        with ThreadPoolExecutor(self.lookups) as threads:
+            return list(threads.map(work, items))
 
     # Reading what is at a destination.
 
