@@ -27,9 +27,9 @@ from wds_pipeline.dataset.plan import Plan, ShardPlan
 from wds_pipeline.dataset.wording import human_bytes
 from wds_pipeline.errors import ConfigError
 from wds_pipeline.storage import Storage, Usage
+from wds_pipeline.storage.base import BLOCK
 
 REQUESTS = ("list", "get", "head", "put", "copy", "delete")
-_PART = 8 * 1024 * 1024  # of an upload or of a large file
 _SIDE_FILES = 6  # of a version, each staged and then copied to its plain name
 _GB = 1e9
 
@@ -63,7 +63,8 @@ def estimate(
     if not source.folders:
         read.add(source.usage)
     for shard in pack:
-        _pack(read, plan.recipe(shard).members, source)
+        if not source.folders:
+            _pack(read, plan.recipe(shard).members, source)
         _store(wrote, shard)
         if config.verify.level != "stat":
             _read_back(wrote, shard)
@@ -82,13 +83,13 @@ def estimate(
 def _pack(read: Usage, members: pa.Table, source: Storage) -> None:
     sizes = members["size"].to_numpy()
     large = sizes > source.window_bytes - 1024
-    read.get += int(np.sum(~large)) + int(np.sum(-(-sizes[large] // _PART)))
+    read.get += int(np.sum(~large)) + int(np.sum(-(-sizes[large] // BLOCK)))
     read.bytes_read += int(sizes.sum())
 
 
 def _store(wrote: Usage, shard: ShardPlan) -> None:
-    parts = -(-shard.bytes // _PART)
-    wrote.put += parts + 2 if shard.bytes >= _PART else 1  # begun and completed
+    parts = -(-shard.bytes // BLOCK)
+    wrote.put += parts + 2 if shard.bytes >= BLOCK else 1  # begun and completed
     wrote.put += 3  # index, seal, report
     wrote.get += 1  # whether it is sealed already
     wrote.head += 1
@@ -97,7 +98,7 @@ def _store(wrote: Usage, shard: ShardPlan) -> None:
 
 def _read_back(wrote: Usage, shard: ShardPlan) -> None:
     wrote.head += 1
-    wrote.get += -(-shard.bytes // _PART) + 4  # and its seal, index, report
+    wrote.get += -(-shard.bytes // BLOCK) + 4  # and its seal, index, report
     wrote.bytes_read += shard.bytes
 
 

@@ -26,7 +26,7 @@ from wds_pipeline.errors import (
     VerificationError,
     may_pass,
 )
-from wds_pipeline.storage import Place, Read, Storage, Usage, Writer, open_storage
+from wds_pipeline.storage import Place, Read, Reads, Storage, Usage, Writer, open_storage
 
 
 class Digest(Protocol):
@@ -181,10 +181,10 @@ def _member_index(recipe: Recipe, offsets: np.ndarray) -> pa.Table:
 
 @dataclass
 class _Window:
-    """Members whose tar blocks lie in a buffer, and the wait until their data do."""
+    """Members whose tar blocks lie in a buffer, and the reads by which their data come to be there."""
 
     blocks: memoryview
-    wait: Callable[[], None]
+    reads: Reads
     buffer: memoryview
 
 
@@ -208,7 +208,7 @@ class _TarStream:
             for (
                 window
             ) in self.coming:  # of a shard that failed: the next one wants the store's time
-                getattr(window.wait, "cancel", int)()
+                window.reads.cancel()
 
     def _write(self, members: pa.Table) -> np.ndarray:
         names = members["name"].cast(pa.large_binary()).to_pylist()
@@ -231,10 +231,10 @@ class _TarStream:
                 begins = (starts[some] - base).tolist()
                 ends = (starts[some] - base + sizes[some]).tolist()
                 views = [buffer[begin:end] for begin, end in zip(begins, ends, strict=True)]
-                wait = self.source.start_reads(
+                reads = self.source.start_reads(
                     list(map(Read, paths[some], views, fingerprints[some]))
                 )
-                self.coming.append(_Window(buffer[: bounds[stop] - base], wait, buffer))
+                self.coming.append(_Window(buffer[: bounds[stop] - base], reads, buffer))
             else:  # it does not fit into a buffer
                 stop = first + 1
                 self._finish()
@@ -257,7 +257,7 @@ class _TarStream:
     def _finish_one(self) -> None:
         """Waits for the oldest window's data and hands its blocks on."""
         window = self.coming.popleft()
-        window.wait()
+        window.reads()
         self._hand_on(window.blocks)
         self.free.append(window.buffer)
 

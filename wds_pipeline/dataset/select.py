@@ -27,7 +27,7 @@ _EXAMPLES = 5
 _SYSTEM = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
 _EDITOR = re.compile(r".*~$|#.*#$|~\$.*|.*\.sw[op]$", re.DOTALL)
 _UNFINISHED = re.compile(r".*\.(part|partial|tmp|crdownload)$", re.DOTALL)
-# A quick test for names that `_why_junk` has to look at.
+# A quick test for names that `why_junk` has to look at.
 JUNK_STARTS = ".~#"
 JUNK_ENDS = (
     "~",

@@ -18,9 +18,11 @@ from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 import pyarrow as pa
 
 from wds_pipeline.config_storage import Place
+from wds_pipeline.errors import SourceChanged
 
 TEMPORARY = ".tmp-"  # names with this prefix are unfinished writes; `gc` removes old ones
 CONTENT = "xxh3-128:"  # a fingerprint that is a hash of the content starts so
+BLOCK = 8 * 1024 * 1024  # of a large file, asked for or sent at a time
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 UNREADABLE = "cannot be read"  # how the reason of a SourceChanged begins that is none of content
@@ -110,6 +112,29 @@ class Read(NamedTuple):
     fingerprint: str
 
 
+class Reads:
+    """Reads under way. Calling it waits for all of them; `cancel` gives up those that are not begun."""
+
+    def __init__(
+        self, wait: Callable[[], None], cancel: Callable[[], object] | None = None
+    ) -> None:
+        self._wait = wait
+        self._cancel = cancel
+
+    def __call__(self) -> None:
+        self._wait()
+
+    def cancel(self) -> None:
+        if self._cancel is not None:
+            self._cancel()
+
+
+def check_content(path: str, digest: str, fingerprint: str) -> None:
+    """Raises SourceChanged when a file's digest is not the one of its fingerprint, of kind CONTENT."""
+    if digest != fingerprint.removeprefix(CONTENT):
+        raise SourceChanged(path, "its content changed after the scan")
+
+
 class Storage(ABC):
     """One end of a dataset: where raw files are, or where versions are published."""
 
@@ -119,7 +144,7 @@ class Storage(ABC):
     """Whether it is a tree of folders, to be walked; else its keys are listed."""
     windows = 4
     """How many windows of small files pay to be read at a time: each waits for all of its files."""
-    window_bytes = 8 * 1024 * 1024
+    window_bytes = BLOCK
     """How large such a window is."""
     lookups = 64
     """How many small files of the store's own pay to be read at a time."""
@@ -189,11 +214,11 @@ class Storage(ABC):
     # Reading a source's files, which must be those that the scan saw.
 
     @abstractmethod
-    def start_reads(self, reads: Sequence[Read]) -> Callable[[], None]:
+    def start_reads(self, reads: Sequence[Read]) -> Reads:
         """Begins to read files, as many at a time as pays; what it returns waits for all of them.
 
         Waiting raises SourceChanged when one vanished, is unreadable, or has another size or
-        fingerprint. What it returns may have a method `cancel`, after which no more are begun.
+        fingerprint.
         """
 
     def read_into(self, path: str, view: memoryview, fingerprint: str) -> None:

@@ -25,14 +25,17 @@ from wds_pipeline.errors import (
 from wds_pipeline.storage import conditional, fingerprint
 from wds_pipeline.storage.asking import BeyondEnd, Failure, explain, within
 from wds_pipeline.storage.base import (
+    BLOCK,
     CONTENT,
     KEYS,
     TEMPORARY,
     UNREADABLE,
     FileInfo,
     Read,
+    Reads,
     Storage,
     Writer,
+    check_content,
 )
 from wds_pipeline.storage.connections import threads
 from wds_pipeline.storage.fingerprint import Facts
@@ -41,7 +44,6 @@ from wds_pipeline.storage.read_ahead import ReadAhead
 
 _ROWS = 20_000
 _BUFFERED = 64 * 1024
-_PART = 8 * 1024 * 1024
 _PARTS_AHEAD = 4
 _SECONDS_TO_CHECK = 10.0
 # A second write within the grain of a store's times is not seen: the clock's tick, or, where times
@@ -156,7 +158,7 @@ class GenericStorage(Storage):
 
     # Reading a source's files.
 
-    def start_reads(self, reads: Sequence[Read]) -> Callable[[], None]:
+    def start_reads(self, reads: Sequence[Read]) -> Reads:
         """Begins to read files, `storage.concurrency` at a time (of at most 64); what it returns waits.
 
         Waiting raises SourceChanged when one vanished, is unreadable, or has another size or
@@ -164,20 +166,23 @@ class GenericStorage(Storage):
         """
         under_way = [self._threads.submit(self._read, each) for each in reads]
 
+        def cancel() -> None:
+            for each in under_way:
+                each.cancel()
+
         def wait() -> None:
             try:
                 for each in under_way:
                     each.result()
             except BaseException:
-                for each in under_way:
-                    each.cancel()
+                cancel()
                 # Nobody may write into the views once this has returned.
                 for each in under_way:
                     with suppress(BaseException):
                         each.exception()
                 raise
 
-        return wait
+        return Reads(wait, cancel)
 
     def _read(self, read: Read) -> None:
         size = len(read.view)
@@ -188,7 +193,7 @@ class GenericStorage(Storage):
         if len(data) != size:
             raise SourceChanged(read.path, f"{len(data):,} bytes now, {size:,} were scanned")
         if read.fingerprint.startswith(CONTENT):
-            _check_content(read.path, xxhash.xxh3_128_hexdigest(data), read.fingerprint)
+            check_content(read.path, xxhash.xxh3_128_hexdigest(data), read.fingerprint)
         else:
             self._check_state(read.path, facts, size, read.fingerprint)
         read.view[:] = data
@@ -196,13 +201,13 @@ class GenericStorage(Storage):
     def read_chunks(self, path: str, size: int, fingerprint: str) -> Iterator[memoryview]:
         """Like `read_into`, for a file too large for memory; the last check follows the last byte."""
         content = xxhash.xxh3_128() if fingerprint.startswith(CONTENT) else None
-        starts = iter(range(0, size, _PART))
+        starts = iter(range(0, size, BLOCK))
         ahead: deque[tuple[int, Future[tuple[bytes, Facts]]]] = deque()
         facts: Facts = {}
 
         def begin() -> None:
             for start in starts:
-                end = min(start + _PART, size)
+                end = min(start + BLOCK, size)
                 ahead.append((end - start, self._threads.submit(self.kind.fetch, path, start, end)))
                 if len(ahead) >= _PARTS_AHEAD:
                     return
@@ -229,7 +234,7 @@ class GenericStorage(Storage):
             self._check_state(path, facts, size, fingerprint)
             return
         self._check_size(path, size)
-        _check_content(path, content.hexdigest(), fingerprint)
+        check_content(path, content.hexdigest(), fingerprint)
 
     def check_source(self, path: str, size: int, fingerprint: str) -> None:
         """Raises SourceChanged when `read_into` would, as far as can be said without reading."""
@@ -239,7 +244,7 @@ class GenericStorage(Storage):
             self._check_size(path, size)
         else:
             self._check_size(path, size)
-            _check_content(path, xxhash.xxh3_128_hexdigest(b""), fingerprint)
+            check_content(path, xxhash.xxh3_128_hexdigest(b""), fingerprint)
 
     def _check_size(self, path: str, size: int) -> Found:
         found = self._changed(path, lambda: self.kind.look(path))
@@ -390,8 +395,3 @@ def _info(found: Found) -> FileInfo:
 def _of(error: FileNotFoundError) -> str:
     cause = error.__cause__ or error
     return explain(cause).text
-
-
-def _check_content(path: str, digest: str, state: str) -> None:
-    if digest != state.removeprefix(CONTENT):
-        raise SourceChanged(path, "its content changed after the scan")

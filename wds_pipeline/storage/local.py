@@ -25,8 +25,10 @@ from wds_pipeline.storage.base import (
     UNREADABLE,
     FileInfo,
     Read,
+    Reads,
     Storage,
     Writer,
+    check_content,
 )
 
 _CHUNK = 4 * 1024 * 1024
@@ -67,14 +69,14 @@ class LocalStorage(Storage):
         """The file for reading, seekable. Raises FileNotFoundError."""
         return open(self._prefix + path, "rb")
 
-    def start_reads(self, reads: Sequence[Read]) -> Callable[[], None]:
+    def start_reads(self, reads: Sequence[Read]) -> Reads:
         """Reads when it is waited for: the page cache is as fast one file after the other."""
 
         def wait() -> None:
             for each in reads:
                 self.read_into(each.path, each.view, each.fingerprint)
 
-        return wait
+        return Reads(wait)
 
     def read_into(self, path: str, view: memoryview, fingerprint: str) -> None:
         """Fills `view` with the file, which must be the one that the scan saw.
@@ -108,7 +110,7 @@ class LocalStorage(Storage):
             if got != size:
                 raise SourceChanged(path, f"{got:,} bytes could be read, {size:,} were scanned")
             if fingerprint.startswith(CONTENT):
-                _check_content(path, xxhash.xxh3_128_hexdigest(view), fingerprint)
+                check_content(path, xxhash.xxh3_128_hexdigest(view), fingerprint)
             else:
                 _check_unchanged(path, os.fstat(fd), size, fingerprint)
         except OSError as error:
@@ -134,7 +136,7 @@ class LocalStorage(Storage):
                 yield view[:got]
                 left -= got
             if content is not None:
-                _check_content(path, content.hexdigest(), fingerprint)
+                check_content(path, content.hexdigest(), fingerprint)
             else:
                 _check_unchanged(path, os.fstat(fd), size, fingerprint)
         except OSError as error:
@@ -358,11 +360,6 @@ def _check_unchanged(path: str, found: os.stat_result, size: int, fingerprint: s
         raise SourceChanged(path, f"{found.st_size:,} bytes now, {size:,} were scanned")
     if fingerprint != str(found.st_mtime_ns):
         raise SourceChanged(path, "it was modified after the scan")
-
-
-def _check_content(path: str, digest: str, fingerprint: str) -> None:
-    if digest != fingerprint.removeprefix(CONTENT):
-        raise SourceChanged(path, "its content changed after the scan")
 
 
 def _in_folder_of(path: str, act: Callable[[], Result]) -> Result:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-_BLOCK = 8 * 1024 * 1024
+from wds_pipeline.storage.base import BLOCK
+
 _FIRST = 256 * 1024  # a read somewhere in the middle is mostly of one sample
 _AHEAD = 3
 
@@ -71,7 +72,7 @@ class ReadAhead(io.RawIOBase):
             self._data = memoryview(coming.result())
         else:
             self._drop()
-            size = _BLOCK if onward or at == 0 else max(wanted, _FIRST)
+            size = BLOCK if onward or at == 0 else max(wanted, _FIRST)
             self._data = memoryview(self._fetch(at, min(size, self._size - at)))
         self._start = at
         if onward:
@@ -83,7 +84,7 @@ class ReadAhead(io.RawIOBase):
             if at >= self._size:
                 return
             if at not in self._coming:
-                size = min(_BLOCK, self._size - at)
+                size = min(BLOCK, self._size - at)
                 self._coming[at] = size, self._threads.submit(self._fetch, at, size)
             at += self._coming[at][0]
 

@@ -19,11 +19,11 @@ from fsspec.asyn import sync
 from fsspec.spec import AbstractFileSystem
 
 from wds_pipeline.storage import fingerprint
+from wds_pipeline.storage.base import BLOCK
 from wds_pipeline.storage.connections import threads
 from wds_pipeline.storage.fingerprint import Facts
 from wds_pipeline.storage.kinds.base import Found, Kind, Upload
 
-_PART = 8 * 1024 * 1024
 _PARTS_UNDER_WAY = 4
 Answer = TypeVar("Answer")
 
@@ -240,10 +240,10 @@ class _Upload(Upload):
     def write(self, data: bytes | memoryview, /) -> None:
         view = memoryview(data)
         while view:
-            some = view[: _PART - len(self._part)]
+            some = view[: BLOCK - len(self._part)]
             self._part += some
             view = view[len(some) :]
-            if len(self._part) == _PART:
+            if len(self._part) == BLOCK:
                 self._stage()
 
     def _stage(self) -> None:

@@ -70,17 +70,15 @@ class S3Objects(Storage):
     # Reading what is at a destination.
 
     def read(self, path: str) -> bytes:
-        return self._get(path)[0]
-
-    def _get(self, path: str, **more: str) -> tuple[bytes, dict[str, Any]]:
-        def get() -> tuple[bytes, dict[str, Any]]:
-            answer = expect(self._session.client.get_object(**self._target(path), **more), "ETag")
-            return answer["Body"].read(), answer
+        def get() -> bytes:
+            answer = expect(self._session.client.get_object(**self._target(path)), "ETag")
+            data: bytes = answer["Body"].read()
+            return data
 
         with not_found(path):
-            data, answer = self._ask("get", path, get)
+            data = self._ask("get", path, get)
         self.usage.count("get", requests=0, read=len(data))
-        return data, answer
+        return data
 
     def open(self, path: str) -> BinaryIO:
         answer = self._head(path)

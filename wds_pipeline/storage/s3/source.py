@@ -12,20 +12,17 @@ import obstore
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
-from botocore.exceptions import ClientError
-from obstore.exceptions import NotFoundError, PreconditionError
 
 from wds_pipeline.errors import (
     SourceChanged,
     SourceError,
 )
-from wds_pipeline.storage.base import CONTENT, KEYS, UNREADABLE, Read
+from wds_pipeline.storage.base import BLOCK, CONTENT, KEYS, UNREADABLE, Read, Reads, check_content
 from wds_pipeline.storage.s3.errors import WEB_PAGE, BadAnswer, read_answer
 from wds_pipeline.storage.s3.listing import Page
 from wds_pipeline.storage.s3.objects import S3Objects, not_found
 
 _ETAG = "etag:"  # a fingerprint that is the store's etag starts so
-_BLOCK = 8 * 1024 * 1024
 _AHEAD = 3
 _ROWS = 50_000
 # The second: it is in an archive. The third: an answer to HEAD has no code.
@@ -36,7 +33,7 @@ Result = TypeVar("Result")
 class S3Source(S3Objects):
     """What `pack` and `scan` ask of a bucket."""
 
-    def start_reads(self, reads: Sequence[Read]) -> Callable[[], None]:
+    def start_reads(self, reads: Sequence[Read]) -> Reads:
         left = deque(reads)
 
         def work() -> None:
@@ -55,7 +52,12 @@ class S3Source(S3Objects):
         threads, count = self._session.reads, min(len(left), self.place.storage.concurrency)
         running = [threads.submit(work) for _ in range(count)]
 
-        return _Reads(left, running)
+        def finish() -> None:
+            wait(running)  # all of them, for the views are used again
+            for each in running:
+                each.result()
+
+        return Reads(finish, left.clear)
 
     def _fill(self, read: Read) -> None:
         path, fingerprint = read.path, read.fingerprint
@@ -76,7 +78,7 @@ class S3Source(S3Objects):
         self._ask_source("get", path, get)
         self.usage.count("get", requests=0, read=len(read.view))
         if fingerprint.startswith(CONTENT):
-            _check_content(path, xxhash.xxh3_128_hexdigest(read.view), fingerprint)
+            check_content(path, xxhash.xxh3_128_hexdigest(read.view), fingerprint)
 
     def _fill_slowly(self, read: Read, etag: str) -> None:
         more = {"IfMatch": f'"{etag}"'} if etag else {}
@@ -101,7 +103,7 @@ class S3Source(S3Objects):
     def _ask_source(self, kind: str, path: str, work: Callable[[], Result]) -> Result:
         """Like `_ask`; that the file changed, went or may not be read is SourceChanged."""
         with self._told_of_one_file(path):
-            return self._ask(kind, path, lambda: _changed(path, work))
+            return self._ask(kind, path, work)
 
     @contextmanager
     def _told_of_one_file(self, path: str) -> Iterator[None]:
@@ -129,12 +131,12 @@ class S3Source(S3Objects):
         threads = self._session.ranges
 
         def fetch(offset: int) -> bytes:
-            length = min(_BLOCK, size - offset)
+            length = min(BLOCK, size - offset)
             with self._told_of_one_file(path):
                 return self._range(path, offset, length, f'"{etag}"')
 
         coming: list[Future[bytes]] = []
-        offsets = iter(range(0, size, _BLOCK))
+        offsets = iter(range(0, size, BLOCK))
         try:
             while True:
                 while len(coming) < _AHEAD and (offset := next(offsets, None)) is not None:
@@ -149,7 +151,7 @@ class S3Source(S3Objects):
             for each in coming:
                 each.cancel()
         if content is not None:
-            _check_content(path, content.hexdigest(), fingerprint)
+            check_content(path, content.hexdigest(), fingerprint)
 
     def _known_etag(self, path: str, size: int) -> str:
         found = self._head(path)
@@ -203,46 +205,5 @@ class S3Source(S3Objects):
         return table.filter(pc.invert(pc.match_substring_regex(table["path"], "(^|/)$")))
 
 
-def _changed(path: str, work: Callable[[], Result]) -> Result:
-    """What the store says of If-Match, and of keys that are gone, while a source is read."""
-    try:
-        return work()
-    except PreconditionError:
-        raise SourceChanged(path, "it was written again after the scan") from None
-    except NotFoundError as error:
-        answer = read_answer(error)
-        if answer is not None and answer.code == "NoSuchBucket":
-            raise BadAnswer("NoSuchBucket", 404) from error
-        raise SourceChanged(path, "it is gone") from None
-    except ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
-            raise SourceChanged(path, "it was written again after the scan") from None
-        raise
-
-
 def _etag_of(fingerprint: str) -> str:
     return fingerprint[len(_ETAG) :] if fingerprint.startswith(_ETAG) else ""
-
-
-def _check_content(path: str, digest: str, fingerprint: str) -> None:
-    if digest != fingerprint.removeprefix(CONTENT):
-        raise SourceChanged(path, "its content changed after the scan")
-
-
-class _Reads:
-    """Reads under way: to be waited for, or given up."""
-
-    def __init__(self, left: deque[Read], running: list[Future[None]]) -> None:
-        self._left = left
-        self._running = running
-
-    def __call__(self) -> None:
-        wait(self._running)  # all of them, for the views are used again
-        for each in self._running:
-            each.result()
-
-    def cancel(self) -> None:
-        """Begins no more of them."""
-        self._left.clear()
-        for each in self._running:
-            each.cancel()

@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 from botocore.exceptions import ClientError
 
 from wds_pipeline.errors import WdsPipelineError
+from wds_pipeline.storage.base import BLOCK
 from wds_pipeline.storage.s3.errors import expect
 from wds_pipeline.storage.s3.session import S3Session
 
-PART = 8 * 1024 * 1024
 _UNDER_WAY = 4
 _GROWS_AFTER = 1000  # parts; S3 takes 10,000, so the later ones are larger
 Result = TypeVar("Result")
@@ -59,7 +59,7 @@ class Upload:
         view = memoryview(data)
         self.size += len(view)
         while len(view):
-            limit = PART << (len(self._parts) // _GROWS_AFTER)
+            limit = BLOCK << (len(self._parts) // _GROWS_AFTER)
             piece = view[: limit - len(self._buffer)]
             self._buffer += piece
             view = view[len(piece) :]
