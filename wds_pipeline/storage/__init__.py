@@ -12,6 +12,7 @@ from wds_pipeline.storage.base import (
     Read,
     Reads,
     Storage,
+    Stored,
     Usage,
     Writer,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "Read",
     "Reads",
     "Storage",
+    "Stored",
     "Usage",
     "Writer",
     "open_storage",

@@ -7,10 +7,11 @@ or absent. What a store cannot do for the moment (it is away, throttles, stalls)
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, Protocol, TypeVar
@@ -85,6 +86,10 @@ class Usage:
             for name, value in other.values().items():
                 setattr(self, name, getattr(self, name) + value)
 
+    def after_fork(self) -> None:
+        """Of what the parent's threads held, nothing is held here."""
+        self._lock = threading.Lock()
+
     def values(self) -> dict[str, int]:
         """The counters by name."""
         return {name: getattr(self, name) for name in _COUNTERS}
@@ -129,6 +134,27 @@ class Reads:
             self._cancel()
 
 
+class Stored(NamedTuple):
+    """One state of a stored file: its `size` in bytes and, where the store tells, what tells it from
+    others (`state`, else "")."""
+
+    size: int
+    state: str
+
+
+REPLACED = "it was replaced while it was read"
+
+
+def check_range(path: str, offset: int, size: int, found: Stored, known: Stored | None) -> None:
+    """Raises SourceChanged when a file is not in the state that is known, or has no such bytes."""
+    if known is not None and found != known:
+        raise SourceChanged(path, REPLACED)
+    if offset + size > found.size:
+        raise SourceChanged(
+            path, f"found {found.size:,} bytes; expected {offset + size:,} at least"
+        )
+
+
 def check_content(path: str, digest: str, fingerprint: str) -> None:
     """Raises SourceChanged when a file's digest is not the one of its fingerprint, of kind CONTENT."""
     if digest != fingerprint.removeprefix(CONTENT):
@@ -148,6 +174,8 @@ class Storage(ABC):
     """How large such a window is."""
     lookups = 64
     """How many small files of the store's own pay to be read at a time."""
+    ranges = 64
+    """How many ranges of files pay to be read at a time."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -210,6 +238,30 @@ class Storage(ABC):
     @abstractmethod
     def is_empty(self) -> bool:
         """Whether the root does not exist or holds nothing but unfinished writes."""
+
+    def read_range(
+        self, path: str, offset: int, size: int, known: Stored | None = None
+    ) -> tuple[memoryview, Stored]:
+        """Some bytes of a file, one at least, and the state of it that they are of.
+
+        Raises FileNotFoundError; SourceChanged when the file has not all of these bytes, or is in
+        another state than the one `known`.
+        """
+        with self.open(path) as file:
+            stored = Stored(file.seek(0, os.SEEK_END), "")
+            check_range(path, offset, size, stored, known)
+            file.seek(offset)
+            data = file.read(size)
+        if len(data) != size:
+            raise SourceChanged(path, REPLACED)
+        return memoryview(data), stored
+
+    def start(self, work: Callable[[], Result]) -> Future[Result]:
+        """Does the work, which asks this store for something, in one of its threads: `ranges` of them
+        run at a time."""
+        from wds_pipeline.storage.connections import threads
+
+        return threads(self.ranges, "ranges").submit(work)
 
     # Reading a source's files, which must be those that the scan saw.
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import BinaryIO, TypeVar, cast
+from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
 import xxhash
@@ -34,16 +34,16 @@ from wds_pipeline.storage.base import (
     Read,
     Reads,
     Storage,
+    Stored,
     Writer,
     check_content,
 )
 from wds_pipeline.storage.connections import threads
 from wds_pipeline.storage.fingerprint import Facts
 from wds_pipeline.storage.kinds import Found, Kind, kind_of
-from wds_pipeline.storage.read_ahead import ReadAhead
+from wds_pipeline.storage.ranged import open_ranged, read_range
 
 _ROWS = 20_000
-_BUFFERED = 64 * 1024
 _PARTS_AHEAD = 4
 _SECONDS_TO_CHECK = 10.0
 # A second write within the grain of a store's times is not seen: the clock's tick, or, where times
@@ -88,8 +88,17 @@ class GenericStorage(Storage):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self.kind: Kind = kind_of(place, self.usage)
-        self._threads = threads(place.storage.concurrency)
+        self.ranges = place.storage.concurrency
+        self._kind: Kind = kind_of(place, self.usage)
+        self._process = os.getpid()
+
+    @property
+    def kind(self) -> Kind:
+        """The way to it, of this process: connections do not outlive a fork."""
+        if self._process != os.getpid():
+            self.usage.after_fork()
+            self._kind, self._process = kind_of(self.place, self.usage), os.getpid()
+        return self._kind
 
     def check(self) -> None:
         """Whether the store is there and lets us in: within seconds, without trying again.
@@ -117,29 +126,24 @@ class GenericStorage(Storage):
 
     def open(self, path: str) -> BinaryIO:
         """The file for reading, seekable. Raises FileNotFoundError."""
-        found = self.kind.look(path)
-        state = fingerprint.choose(found.facts, self.kind.order)
+        return open_ranged(self.kind, path, threads(self.ranges), self.locate(path))
 
-        def fetch(start: int, size: int) -> bytes:
-            with suppress(BeyondEnd):
-                data, facts = self.kind.fetch(path, start, start + size)
-                if len(data) == size and fingerprint.same(state, facts) is not False:
-                    return data
-            raise OSError(f"{self.locate(path)}: it was replaced while it was read")
-
-        stream = ReadAhead(found.size, fetch, self._threads)
-        return cast(BinaryIO, io.BufferedReader(stream, _BUFFERED))
+    def read_range(
+        self, path: str, offset: int, size: int, known: Stored | None = None
+    ) -> tuple[memoryview, Stored]:
+        """Some bytes of a file, and the state of it. Raises FileNotFoundError, SourceChanged."""
+        return read_range(self.kind, path, offset, size, known)
 
     def stat(self, path: str) -> FileInfo | None:
         """The file's facts, or None when there is none."""
         try:
-            return _info(self.kind.look(path))
+            return FileInfo(*self.kind.look(path)[:3])
         except FileNotFoundError:
             return None
 
     def list_files(self, folder: str = "") -> Iterator[FileInfo]:
         """The files in a folder, not deeper, in no order; none when there is no such folder."""
-        return iter([_info(each) for each in self._folder(folder)[0]])
+        return iter([FileInfo(*each[:3]) for each in self._folder(folder)[0]])
 
     def list_folders(self, folder: str = "") -> list[str]:
         """The names of the folders in a folder, sorted."""
@@ -164,7 +168,7 @@ class GenericStorage(Storage):
         Waiting raises SourceChanged when one vanished, is unreadable, or has another size or
         fingerprint; SourceError when the store stays away.
         """
-        under_way = [self._threads.submit(self._read, each) for each in reads]
+        under_way = [threads(self.ranges).submit(self._read, each) for each in reads]
 
         def cancel() -> None:
             for each in under_way:
@@ -208,7 +212,9 @@ class GenericStorage(Storage):
         def begin() -> None:
             for start in starts:
                 end = min(start + BLOCK, size)
-                ahead.append((end - start, self._threads.submit(self.kind.fetch, path, start, end)))
+                ahead.append(
+                    (end - start, threads(self.ranges).submit(self.kind.fetch, path, start, end))
+                )
                 if len(ahead) >= _PARTS_AHEAD:
                     return
 
@@ -386,10 +392,6 @@ class GenericStorage(Storage):
 def _batches(found: Iterator[Found]) -> Iterator[list[Found]]:
     while rows := list(islice(found, _ROWS)):
         yield rows
-
-
-def _info(found: Found) -> FileInfo:
-    return FileInfo(found.path, found.size, found.modified)
 
 
 def _of(error: FileNotFoundError) -> str:

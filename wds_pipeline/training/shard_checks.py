@@ -22,12 +22,20 @@ def looks_wrong(file: BinaryIO, members: ShardMembers) -> str | None:
     for member in {0, len(members.bounds) - 1} if len(members.bounds) else ():
         offset, end = members.bounds[member].tolist()
         file.seek(max(offset - _BLOCK, 0))
-        if not _is_header(file.read(_BLOCK), end - offset):
-            return (
-                f"found no tar header of a file of {end - offset:,} bytes before byte {offset:,}, where "
-                "its member index says; it was replaced or overwritten"
-            )
+        what = no_header(file.read(_BLOCK), offset, end - offset)
+        if what is not None:
+            return what
     return None
+
+
+def no_header(block: bytes, offset: int, size: int) -> str | None:
+    """What is wrong with the 512 bytes before a member's data of this size; None if they are its header."""
+    if _is_header(block, size):
+        return None
+    return (
+        f"found no tar header of a file of {size:,} bytes before byte {offset:,}, where its member index "
+        "says; it was replaced or overwritten"
+    )
 
 
 def _is_header(block: bytes, size: int) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any, BinaryIO, TypeVar, cast
 
 import pyarrow as pa
@@ -14,12 +15,14 @@ from botocore.exceptions import ClientError
 from wds_pipeline.config_storage import Place
 from wds_pipeline.errors import (
     ConfigError,
+    SourceChanged,
     WdsPipelineError,
 )
-from wds_pipeline.storage.base import TEMPORARY, FileInfo, Storage
+from wds_pipeline.storage.base import REPLACED, TEMPORARY, FileInfo, Storage, Stored, check_range
 from wds_pipeline.storage.read_ahead import ReadAhead
 from wds_pipeline.storage.s3.errors import BadAnswer, expect, read_answer
 from wds_pipeline.storage.s3.listing import Lister, Page
+from wds_pipeline.storage.s3.ranges import ranges_of
 from wds_pipeline.storage.s3.session import S3Session, session_for
 
 _CONTACT_SECONDS = 4.0  # how long a first contact is tried, and each try of it
@@ -41,10 +44,18 @@ class S3Objects(Storage):
             )
         self.bucket = bucket
         self.prefix = prefix.rstrip("/") + "/" if prefix.rstrip("/") else ""
+        self.ranges = place.storage.concurrency
+        self._process = -1
 
-    @cached_property
+    @property
     def _session(self) -> S3Session:
-        return session_for(self.place)
+        """That of this process: connections do not outlive a fork."""
+        if self._process != os.getpid():
+            if self._process >= 0:
+                self.usage.after_fork()
+            self._of_process = session_for(self.place)
+            self._process = os.getpid()
+        return self._of_process
 
     def _key(self, path: str) -> str:
         return self.prefix + path
@@ -91,6 +102,37 @@ class S3Objects(Storage):
 
         stream = ReadAhead(answer["ContentLength"], fetch, self._session.ranges)
         return cast(BinaryIO, io.BufferedReader(stream, 64 * 1024))
+
+    def read_range(
+        self, path: str, offset: int, size: int, known: Stored | None = None
+    ) -> tuple[memoryview, Stored]:
+        """Some bytes of a file, and its state: its etag. Raises FileNotFoundError, SourceChanged."""
+        ranges = ranges_of(self._session)
+        wanted = known.state if known is not None else ""
+
+        def get() -> tuple[memoryview, Stored]:
+            data, stored = ranges.get(self._key(path), offset, size, wanted)
+            check_range(path, offset, size, stored, known)
+            if len(data) != size:
+                raise BadAnswer("IncompleteBody", 500)
+            return data, stored
+
+        try:
+            with not_found(path):
+                answer = self._ask("get", path, get)
+        except WdsPipelineError as error:
+            cause = error.__cause__
+            found = read_answer(cause) if isinstance(cause, Exception) else None
+            if found is None or found.status not in (412, 416):
+                raise
+            shorter = f"it has fewer than {offset + size:,} bytes"
+            raise SourceChanged(path, REPLACED if found.status == 412 else shorter) from None
+        self.usage.count("get", requests=0, read=size)
+        return answer
+
+    def start(self, work: Callable[[], Result]) -> Future[Result]:
+        """Does the work in a thread, `storage.concurrency` of them at a time."""
+        return self._session.reads.submit(work)
 
     def _range(self, path: str, offset: int, size: int, etag: str) -> bytes:
         """Some bytes of a file that still has this etag. Raises FileNotFoundError, BadAnswer (412)."""

@@ -262,7 +262,7 @@ class S3Session:
         options: dict[str, Any] = {
             "timeout": urllib3.Timeout(connect=_CONNECT_SECONDS, read=self.config.timeout_seconds),
             "retries": False,
-            "maxsize": 32,
+            "maxsize": max(32, self.config.concurrency),
             "ca_certs": self._authority(),
         }
         proxy = get_environ_proxies(url).get(urlsplit(url).scheme)
