@@ -8,6 +8,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+TRAIN_ARGS ?=
 UI_HOST ?= 127.0.0.1
 UI_PORT ?= 3000
 
@@ -16,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIP_QUIET ?= --quiet
 export DAGSTER_HOME := $(CURDIR)/.dagster
 
-.PHONY: help demo demo-s3 test lint format ui bench clean
+.PHONY: help demo demo-s3 train test lint format ui bench clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1|/p' Makefile | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
@@ -32,6 +33,9 @@ demo: .venv/.base .dagster/dagster.yaml  ## build the demo dataset end to end an
 
 demo-s3: .venv/.demo-s3 .dagster/dagster.yaml  ## the demo from a bucket into a bucket, with an S3 server of its own
 	@$(BIN)/python -m wds_pipeline.demo_s3
+
+train: .venv/.train demo/published/versions  ## train on the demo, stop, go on with other workers (needs torch: minutes to install)
+	@$(BIN)/python examples/stop_and_resume.py $(TRAIN_ARGS)
 
 test: lint  ## lint, types and the whole suite (PYTEST_ARGS='-k plan -x')
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
@@ -76,9 +80,12 @@ clean:  ## remove .venv, the demo, Dagster's history and caches
 	@$(PIP) install $(PIP_QUIET) -c constraints.txt -e .
 	@touch $@
 
-.venv/.test .venv/.bench .venv/.demo-s3: .venv/.%: .venv/.created setup.cfg pyproject.toml constraints.txt
+.venv/.test .venv/.bench .venv/.demo-s3 .venv/.train: .venv/.%: .venv/.created setup.cfg pyproject.toml constraints.txt
 	@$(PIP) install $(PIP_QUIET) -c constraints.txt -e '.[$*]'
 	@touch $@ .venv/.base
+
+demo/published/versions:
+	@$(MAKE) --no-print-directory demo
 
 .dagster/dagster.yaml: dagster.yaml
 	@mkdir -p .dagster

@@ -80,6 +80,30 @@ class VersionError(WdsPipelineError):
     """A version, sample or format that was asked for does not exist or cannot be read."""
 
 
+class DecodeError(WdsPipelineError):
+    """A sample's field does not decode, or a function of the user's failed on it.
+
+    `dataset` is as messages name it, `url` the shard's, `key` the sample's; `field` is None where a
+    function was given the whole sample, and all are None where none is at fault alone.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        dataset: str | None = None,
+        url: str | None = None,
+        key: str | None = None,
+        field: str | None = None,
+    ) -> None:
+        # Made from its message alone where a DataLoader brings it from a worker.
+        super().__init__(message)
+        self.dataset = dataset
+        self.url = url
+        self.key = key
+        self.field = field
+
+
 class WorkerError(WdsPipelineError):
     """A worker died or could not be reached."""
 

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from PIL import Image
 
@@ -24,6 +25,10 @@ from wds_pipeline.dataset.build import BuildResult, build
 from wds_pipeline.dataset.pack import DIGESTS
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.storage import Storage, open_storage
+
+# How long an example takes says nothing on a machine that others use too.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 TINY_SHARD = 12_000  # bytes: five of `png`'s samples
 

@@ -104,7 +104,9 @@ def test_dagster_and_torch_stay_where_they_belong(module: str) -> None:
     at_once = {name.partition(".")[0] for name, now in imports(module) if now}
     if floor(module) < FLOORS["defs"]:
         assert not {name for name in packages if name.startswith("dagster")}
-    if module.partition(".")[0] == "training":  # a torch class is made where it is asked for
+    if module == "training.torch_stream":  # imported when a stream is asked for
+        assert "torch" in at_once
+    elif module.partition(".")[0] == "training":
         assert "torch" not in at_once
     elif floor(module) < FLOORS["training"] and not module.startswith("transforms"):
         assert "torch" not in packages

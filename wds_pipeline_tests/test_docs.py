@@ -72,5 +72,5 @@ def test_readme_names_commands_that_exist() -> None:
     from wds_pipeline.cli import main
 
     context_names = set(main.list_commands(None))  # type: ignore[arg-type]
-    for command in re.findall(r"wds-pipeline ([a-z]+)", (ROOT / "README.md").read_text()):
+    for command in re.findall(r"wds-pipeline ([a-z-]+)", (ROOT / "README.md").read_text()):
         assert command in context_names, command

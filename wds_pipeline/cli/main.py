@@ -34,6 +34,7 @@ _COMMANDS = {
     "view": "Make brace-able names for a version's shards.",
     "restore": "Make an old version the newest, as a new commit.",
     "repack": "Lay out all shards anew, as a new version.",
+    "read-bench": "Measure how fast a dataset is read, and what is the limit.",
     "gc": "Remove old versions and what no version needs.",
     "datasets": "List the configured datasets, each with its newest version.",
     "schema": "Print the JSON schema of a dataset's YAML file.",
@@ -50,6 +51,10 @@ _OF_THE_SYSTEM = {
 }
 
 
+def _module(command: str) -> str:
+    return f"wds_pipeline.cli.{command.replace('-', '_')}"
+
+
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -57,7 +62,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = import_module(f"wds_pipeline.cli.{cmd_name}").command
+        command: click.Command = import_module(_module(cmd_name)).command
         return command
 
     def resolve_command(

@@ -21,7 +21,7 @@ MAX_DECODED_BYTES = 192 * 1024 * 1024
 
 # Recognised by their first bytes alone.
 # fmt: off
-_BY_MAGIC = frozenset({
+BY_MAGIC = frozenset({
     "AVIF", "BMP", "DDS", "GIF", "ICNS", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "PSD", "QOI",
     "TIFF", "WEBP",
 })
@@ -51,7 +51,7 @@ class ImageFacts(NamedTuple):
 def formats_of(extension: str) -> frozenset[str]:
     """The formats, in Pillow's names, that files with an extension may hold; none: not an image."""
     name = Image.registered_extensions().get(f".{extension.lower()}")
-    if name not in Image.OPEN or name not in _BY_MAGIC | _BY_EXTENSION:
+    if name not in Image.OPEN or name not in BY_MAGIC | _BY_EXTENSION:
         return frozenset()
     # A JPEG of several pictures (many cameras write them) is called .jpg too.
     return frozenset({"JPEG", "MPO"} if name == "JPEG" else {name})
@@ -105,7 +105,7 @@ def _no_global_leniency() -> None:
 
 
 def _open(data: bytes | memoryview, formats: Collection[str]) -> Image.Image | None:
-    for candidates in (set(formats), _BY_MAGIC - set(formats)):
+    for candidates in (set(formats), BY_MAGIC - set(formats)):
         try:
             # sorted: the order in which Pillow tries them must not depend on a set's
             return Image.open(io.BytesIO(data), formats=sorted(candidates - {"MPO"}))
@@ -122,7 +122,7 @@ def _decode(
     if frames > 1 and not detail:
         detail = f"first of {frames} frames decoded"
     if facts.format == "PNG":
-        _check_png(memoryview(data))
+        check_png(memoryview(data))
     # Scaled decoding reads every bit of a JPEG's entropy-coded data, fails exactly where the full
     # one fails (a test holds that), takes two thirds of the time and 1/64 of the memory.
     if thumbnail:
@@ -152,7 +152,7 @@ def _memory(image: Image.Image, draft: bool) -> int:
     return pixels * per_pixel * (2 if image.format in ("WEBP", "AVIF") else 1)
 
 
-def _check_png(data: memoryview) -> None:
+def check_png(data: memoryview) -> None:
     """Raises ValueError for what libpng refuses and Pillow does not look at.
 
     That is, checksums of critical chunks and the end (PNG, ISO/IEC 15948, sections 5.3 and 11.2).

@@ -14,8 +14,10 @@ from wds_pipeline.dataset import version as versions
 from wds_pipeline.dataset import view
 from wds_pipeline.errors import VersionError
 from wds_pipeline.training.catalog import Catalog
+from wds_pipeline.training.decode import DecodeSpec, make_decoder
 from wds_pipeline.training.fork_lock import ForkLock
 from wds_pipeline.training.keys import KeyIndex
+from wds_pipeline.training.on_error import RAISE, ErrorPolicy, OnError
 from wds_pipeline.training.opening import LATEST, open_catalog
 from wds_pipeline.training.reading import Reader, open_reader
 from wds_pipeline.training.select import Keys, select
@@ -23,6 +25,7 @@ from wds_pipeline.training.select import Keys, select
 if TYPE_CHECKING:
     import pyarrow.compute as pc
 
+    from wds_pipeline.training.torch_stream import TorchStream
     from wds_pipeline.training.webdataset_pipeline import Pipeline
 
 Sample = dict[str, Any]
@@ -34,7 +37,8 @@ def open_dataset(
     split: str | None = None,
     *,
     fields: Collection[str] | None = None,
-    decode: Callable[[Sample], Any] | None = None,
+    decode: DecodeSpec = None,
+    on_error: OnError | ErrorPolicy = RAISE,
     storage: StorageConfig | Mapping[str, Any] | None = None,
     cache: Any = None,
     verify: bool = False,
@@ -42,17 +46,37 @@ def open_dataset(
     """Opens a version as it is now and stays: what is published or removed later changes nothing.
 
     `url` is the destination of a dataset, a folder or a store. `split` None means all of them.
-    `fields` are those to read, of others no byte; `decode` is applied to each sample. `storage` says
-    how a store is reached, as `destination.storage` in a dataset's YAML does. `verify` holds each
+    `fields` are those to read, of others no byte. `decode` is an image spec ("pil", "rgb8", …) for all
+    fields by their extensions, a mapping from fields to specs or functions, or a function of a sample;
+    `on_error` says what iterating does with samples that do not decode: "raise", "skip", or what a
+    function says. `storage` says how a store is reached, as `destination.storage` in a dataset's YAML
+    does. `cache` is a folder, or a `CacheConfig`, where what is read of a store is kept. `verify` holds each
     shard against its digest before a sample of it is given out.
 
-    Raises VersionError when there is no such version, split or field.
+    Raises VersionError when there is no such version, split or field; ConfigError when `decode` is wrong
+    or needs a package that is not installed; DecodeError for pickles that were not permitted.
     """
     catalog = open_catalog(url, version, split, storage)
-    dataset = Dataset(catalog, fields=fields, decode=decode, cache=cache, verify=verify)
-    if dataset.fields is not None:
-        _check_fields(catalog, dataset.fields)
-    return dataset
+    wanted = None if fields is None else _names(fields)
+    if wanted is not None:
+        _check_fields(catalog, wanted)
+    return Dataset(
+        catalog,
+        fields=wanted,
+        decode=_decoder(catalog, wanted, decode),
+        on_error=on_error,
+        cache=cache,
+        verify=verify,
+    )
+
+
+def _decoder(
+    catalog: Catalog, fields: Collection[str] | None, decode: DecodeSpec
+) -> Callable[[Sample], Any] | None:
+    if decode is None or callable(decode):
+        return make_decoder(decode, catalog.named)
+    known = catalog.field_names()
+    return make_decoder(decode, catalog.named, known if fields is None else sorted(fields), known)
 
 
 def _check_fields(catalog: Catalog, wanted: Collection[str]) -> None:
@@ -83,6 +107,7 @@ class Dataset:
         *,
         fields: Collection[str] | None = None,
         decode: Callable[[Sample], Any] | None = None,
+        on_error: OnError | ErrorPolicy = RAISE,
         cache: Any = None,
         verify: bool = False,
         indices: np.ndarray | None = None,
@@ -90,6 +115,7 @@ class Dataset:
         self.catalog = catalog
         self.fields = None if fields is None else _names(fields)
         self.decode = decode
+        self.on_error = on_error
         self.cache = cache
         self.verify = verify
         self.indices = indices
@@ -102,9 +128,11 @@ class Dataset:
         self._positions: dict[int, int] | None = None
         self._count = -1  # not known yet: in another process, the catalog is read when it is needed
         self._lock = ForkLock()
+        self.errors = ErrorPolicy.of(self.on_error)
+        """How many samples iterating left out, and the first of them."""
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_reader", "_keys", "_positions", "_count", "_lock")
+        own = ("_reader", "_keys", "_positions", "_count", "_lock", "errors")
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -218,10 +246,10 @@ class Dataset:
         return position if self.indices is None else int(self.indices[position])
 
     def __iter__(self) -> Iterator[Any]:
-        """All samples in stored order."""
+        """All samples in stored order, but those that `on_error` leaves out."""
         numbers = range(len(self)) if self.indices is None else self.indices
         found = self.reader.stream(numbers, self.fields)
-        return found if self.decode is None else map(self.decode, found)
+        return found if self.decode is None else self.errors.decoded(self.decode, found)
 
     def index_of(self, key: str) -> int:
         """The position of the sample with this key. Raises VersionError, naming the nearest keys."""
@@ -288,6 +316,25 @@ class Dataset:
         from wds_pipeline.training.webdataset_pipeline import pipeline
 
         return pipeline(self, **options)
+
+    def stream(self, **options: Any) -> TorchStream:
+        """Samples in shuffled order, epoch after epoch, shared out to ranks and workers, with a state.
+
+        `seed`. `shuffle`: True or "window", "full", False, or a `Shuffle`. `batch_size` (of a rank) or
+        `global_batch_size`: lists of so many samples, or what `collate` makes of them; without, single
+        samples. `last`: what becomes of samples that fill no global batch: "pad" fills it up with the
+        epoch's first, "drop" leaves them out, "short" makes it smaller. `rank` and `world_size`: by
+        default torch.distributed's, or the launcher's (RANK and WORLD_SIZE, Slurm, MPI). `threads` read
+        ahead, decode and collate: by default as many as there are processors when there is something
+        to decode, none in a DataLoader's workers. `on_error`: as for `open_dataset`. `ahead_bytes` are
+        read ahead, at most.
+
+        An `IterableDataset` where torch is installed, else a `Stream` without its `loader`. Raises
+        ConfigError for options that cannot be.
+        """
+        from wds_pipeline.training.source import DatasetSource, make_stream
+
+        return make_stream(DatasetSource(self), options)  # type: ignore[return-value]
 
     def close(self) -> None:
         """Closes its files. Reading opens them again."""

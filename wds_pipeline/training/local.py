@@ -14,6 +14,7 @@ from wds_pipeline.training.catalog import MEMORY, Catalog
 from wds_pipeline.training.open_shard import OpenShard
 from wds_pipeline.training.planning import chunks, runs
 from wds_pipeline.training.reading import AHEAD_BYTES
+from wds_pipeline.training.scattered import scattered
 
 _FEW = 4  # so few samples are not worth a plan
 # glibc gives what is freed back to the system at once, and a batch of large samples then costs a page
@@ -33,7 +34,7 @@ class LocalReader:
         self._count = len(catalog)
         block = bytes(_BLOCK)
         del block
-        most = min(max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, 16), 1024)
+        self._most = most = min(max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, 16), 1024)
         self._shards: Bounded[tuple[int, _Fields], OpenShard] = Bounded(
             MEMORY, lambda each: max(each.members.nbytes, MEMORY // most)
         )
@@ -58,15 +59,37 @@ class LocalReader:
         for chunk in chunks(indices):
             if chunk.min() < 0 or chunk.max() >= self._count:
                 raise self._catalog.outside(int(chunk.min() if chunk.min() < 0 else chunk.max()))
-            same = runs(np.searchsorted(self._starts, chunk, side="right") - 1)
-            if len(same) * _FEW > len(chunk):  # in no order
-                for index in chunk.tolist():
-                    yield self._one(index, wanted)
+            which = np.searchsorted(self._starts, chunk, side="right") - 1
+            same = runs(which)
+            if len(same) * _FEW > len(chunk):
+                yield from self._in_no_order(chunk, which, wanted)
                 continue
             for first, last in same:
-                shard = bisect_right(self._starts, chunk[first]) - 1
+                shard = int(which[first])
                 samples = chunk[first:last] - self._starts[shard]
                 yield from self._open(shard, wanted).samples(samples)
+
+    def _in_no_order(
+        self, chunk: np.ndarray, which: np.ndarray, fields: _Fields
+    ) -> Iterator[dict[str, Any]]:
+        numbers = np.unique(which).tolist()
+        if len(numbers) * _FEW > len(chunk) or len(numbers) > self._most // 4:  # all stay open
+            for index in chunk.tolist():
+                yield self._one(index, fields)
+            return
+        shards = {number: self._open(number, fields) for number in numbers}
+        yield from scattered(shards, which, chunk - self._catalog.starts[which])
+
+    def read_ahead(
+        self,
+        groups: Iterable[Sequence[int] | np.ndarray],
+        fields: Collection[str] | None = None,
+        *,
+        ahead_bytes: int = AHEAD_BYTES,
+    ) -> Iterator[dict[str, Any]]:
+        """The samples of group after group, each in the order asked."""
+        for group in groups:
+            yield from self.stream(group, fields)
 
     def close(self) -> None:
         """Closes the shards; they are opened again when they are asked for."""

@@ -30,32 +30,32 @@ class OpenShard:
 
         Raises VersionError when the version was removed, VerificationError when it is another.
         """
-        self._fd = -1
+        self.fd = -1
         self._catalog, self._shard = catalog, shard
         self.members: ShardMembers = catalog.members(shard).only(fields)
-        self._url, self._start = catalog.shards[shard].url, int(catalog.starts[shard])
+        self.url, self.start = catalog.shards[shard].url, int(catalog.starts[shard])
         members = self.members
-        self._names, self._first, self._bounds = (
+        self.names, self._first, self._bounds = (
             members.uniform,
             members.flat_first,
             members.flat_bounds,
         )
         self._apart, (self._key_ends, self._key_text) = members.flat_apart, members.key_text
-        self._width = 2 * len(self._names or ())
+        self._width = 2 * len(self.names or ())
         self._open(verify)
 
     def _open(self, verify: bool) -> None:
         info = self._catalog.shards[self._shard]
         try:
             where = self._catalog.storage.locate(info.path)
-            self._fd = os.open(where, os.O_RDONLY | os.O_CLOEXEC)
-            found = os.fstat(self._fd).st_size
+            self.fd = os.open(where, os.O_RDONLY | os.O_CLOEXEC)
+            found = os.fstat(self.fd).st_size
             if found != info.bytes:
                 what: str | None = (
                     f"found {found:,} bytes; expected {info.bytes:,}: it was cut short or replaced"
                 )
             else:
-                with open(self._fd, "rb", closefd=False) as stream:
+                with open(self.fd, "rb", closefd=False) as stream:
                     what = shard_checks.looks_wrong(stream, self._catalog.members(self._shard))
                     if what is None and verify:
                         what = shard_checks.other_digest(stream, info.digest)
@@ -67,18 +67,18 @@ class OpenShard:
             raise self._catalog.damaged(self._shard, what)
 
     def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+        if self.fd >= 0:
+            os.close(self.fd)
 
     def sample(self, sample: int) -> dict[str, Any]:
         """A sample by its number in the shard."""
         ends = self._key_ends
         found: dict[str, Any] = {
             "__key__": str(self._key_text[ends[sample] : ends[sample + 1]], "utf-8"),
-            "__url__": self._url,
-            "__index__": self._start + sample,
+            "__url__": self.url,
+            "__index__": self.start + sample,
         }
-        names: Sequence[str] | None = self._names
+        names: Sequence[str] | None = self.names
         if names is not None:
             row = self._bounds[self._width * sample : self._width * (sample + 1)].tolist()
         else:
@@ -90,9 +90,9 @@ class OpenShard:
             return found
         begin = row[0]
         size = row[-1] - begin
-        data = os.pread(self._fd, size, begin)
+        data = os.pread(self.fd, size, begin)
         if len(data) != size:
-            data = self._read_on(data, begin, size)
+            data = self.read_on(data, begin, size)
         at = iter(row)
         for name in names:
             found[name] = data[next(at) - begin : next(at) - begin]
@@ -126,8 +126,8 @@ class OpenShard:
         data = self._pread(span.begin, span.end - span.begin)
         members, first, last = self.members, int(samples[0]), int(samples[-1]) + 1
         bounds = members.bounds[members.flat_first[first] : members.flat_first[last]] - span.begin
-        keys, url, start = members.key_list(first, last), self._url, self._start
-        if self._names is not None:
+        keys, url, start = members.key_list(first, last), self.url, self.start
+        if self.names is not None:
             rows = bounds.reshape(last - first, self._width).tolist()
         else:
             flat = bounds.reshape(-1).tolist()
@@ -140,21 +140,21 @@ class OpenShard:
                 "__index__": start + sample,
             }
             at = iter(rows[sample - first])
-            for name in self._names or members.names(self._first[sample], self._first[sample + 1]):
+            for name in self.names or members.names(self._first[sample], self._first[sample + 1]):
                 found[name] = data[next(at) : next(at)]
             yield found
 
     def _pread(self, begin: int, size: int) -> bytes:
-        data = os.pread(self._fd, size, begin)
-        return data if len(data) == size else self._read_on(data, begin, size)
+        data = os.pread(self.fd, size, begin)
+        return data if len(data) == size else self.read_on(data, begin, size)
 
-    def _read_on(self, data: bytes, begin: int, size: int) -> bytes:
+    def read_on(self, data: bytes, begin: int, size: int) -> bytes:
         """Reads what came in parts. Raises VerificationError when the file is shorter than it was."""
         parts, got = [data], len(data)
         while got < size:
-            part = os.pread(self._fd, min(size - got, _LARGEST_READ), begin + got)
+            part = os.pread(self.fd, min(size - got, _LARGEST_READ), begin + got)
             if not part:
-                found = os.fstat(self._fd).st_size
+                found = os.fstat(self.fd).st_size
                 raise self._catalog.damaged(
                     self._shard,
                     f"it was cut short while it was read: found {found:,} bytes; expected "

@@ -12,7 +12,7 @@ from wds_pipeline.training.members import GAP, ShardMembers
 
 # More than this at once is slower: it no longer stays in the processor's cache until it is cut.
 SPAN = 128 * 1024
-_CHUNK = 1024
+_FIRST, _CHUNK = 128, 8192  # the first sample shall not wait for the plans of many
 
 
 class Span(NamedTuple):
@@ -26,24 +26,37 @@ class Span(NamedTuple):
 
 
 def chunks(indices: Iterable[int]) -> Iterator[np.ndarray]:
-    """The indices as int64 arrays, some at a time."""
-    if isinstance(indices, range):
-        for start in range(0, len(indices), _CHUNK):
-            part = indices[start : start + _CHUNK]
-            yield np.arange(part.start, part.stop, part.step, dtype=np.int64)
-    elif isinstance(indices, np.ndarray):
-        for start in range(0, len(indices), _CHUNK):
-            yield indices[start : start + _CHUNK].astype(np.int64, copy=False)
-    else:
-        left = iter(indices)
-        while some := list(islice(left, _CHUNK)):
-            yield np.array(some, np.int64)
+    """The indices as int64 arrays, some at a time, more and more."""
+    size, start = _FIRST, 0
+    if isinstance(indices, range | np.ndarray):
+        while start < len(indices):
+            part = indices[start : start + size]
+            if isinstance(part, range):
+                yield np.arange(part.start, part.stop, part.step, dtype=np.int64)
+            else:
+                yield part.astype(np.int64, copy=False)
+            start, size = start + size, min(2 * size, _CHUNK)
+        return
+    left = iter(indices)
+    while some := list(islice(left, size)):
+        yield np.array(some, np.int64)
+        size = min(2 * size, _CHUNK)
 
 
 def runs(values: np.ndarray) -> list[tuple[int, int]]:
     """Where adjacent values are the same: (first, last) of each run; `last` is not of it."""
     cuts = (np.flatnonzero(values[1:] != values[:-1]) + 1).tolist()
     return list(zip([0, *cuts], [*cuts, len(values)], strict=True)) if len(values) else []
+
+
+def each_of(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each value that there is, and where it is: ascending."""
+    order = np.argsort(values, kind="stable")
+    in_order = values[order]
+    cuts = np.flatnonzero(in_order[1:] != in_order[:-1]) + 1
+    for where in np.split(order, cuts):
+        if len(where):
+            yield int(values[where[0]]), where
 
 
 def spans(members: ShardMembers, samples: np.ndarray) -> list[Span]:

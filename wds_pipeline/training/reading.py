@@ -6,12 +6,19 @@ field's bytes. They are its own: keeping one sample keeps no other in memory.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-from wds_pipeline.errors import ConfigError
+import numpy as np
+
 from wds_pipeline.storage import LocalStorage
 from wds_pipeline.training.catalog import Catalog
+
+if TYPE_CHECKING:
+    from wds_pipeline.training.cache import CacheConfig
+
+    CacheSpec = CacheConfig | Mapping[str, Any] | str | os.PathLike[str]
 
 AHEAD_BYTES = 64 * 1024 * 1024
 
@@ -39,22 +46,36 @@ class Reader(Protocol):
         """Like `read`, one after the other; holds at most about `ahead_bytes`."""
         ...
 
+    def read_ahead(
+        self,
+        groups: Iterable[Sequence[int] | np.ndarray],
+        fields: Collection[str] | None = None,
+        *,
+        ahead_bytes: int = AHEAD_BYTES,
+    ) -> Iterator[dict[str, Any]]:
+        """Like `stream`, for samples that a shuffle has thrown together: those of a group are read in
+        whatever order is best, and given out in the order asked."""
+        ...
+
     def close(self) -> None:
         """Lets go of open files; they are opened again when they are asked for."""
         ...
 
 
-def open_reader(catalog: Catalog, *, cache: Any = None, verify: bool = False) -> Reader:
-    """What reads the samples of a catalog. Nothing is opened yet.
+def open_reader(
+    catalog: Catalog, *, cache: CacheSpec | None = None, verify: bool = False
+) -> Reader:
+    """What reads the samples of a catalog. Nothing is opened yet, but the cache's folder is made.
 
-    `verify` holds each shard against its digest before anything of it is given out.
+    `verify` holds each shard against its digest before anything of it is given out. What is on a local
+    disk already goes through no cache. Raises ConfigError for a cache that cannot be.
     """
     if isinstance(catalog.storage, LocalStorage):
         from wds_pipeline.training.local import LocalReader
 
         return LocalReader(catalog, verify=verify)
-    from wds_pipeline.training.plain_remote import PlainRemoteReader
+    from wds_pipeline.training.cache import Cache, CacheConfig
+    from wds_pipeline.training.remote import RemoteReader
 
-    if cache is not None:
-        raise ConfigError(f"{catalog.named}: cache: {catalog.storage.url} is read without one")
-    return PlainRemoteReader(catalog, verify=verify)
+    kept = None if cache is None else Cache(CacheConfig.of(cache))
+    return RemoteReader(catalog, cache=kept, verify=verify)

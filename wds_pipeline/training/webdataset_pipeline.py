@@ -60,7 +60,8 @@ class Source:
         first, last = share(0, len(order), rank, world_size, equal=self.equal)
         first, last = share(first, last, worker, workers)
         found = self.dataset.reader.stream(order[first:last], self.dataset.fields)
-        return found if self.dataset.decode is None else map(self.dataset.decode, found)
+        decode = self.dataset.decode
+        return found if decode is None else self.dataset.errors.decoded(decode, found)
 
     def _order(self, epoch: int) -> np.ndarray:
         catalog, indices = self.dataset.catalog, self.dataset.indices

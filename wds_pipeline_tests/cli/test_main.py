@@ -45,7 +45,7 @@ def test_no_command_loads_dagster_or_torch(command: str, built: Cli) -> None:
 
 @pytest.mark.parametrize("name", _COMMANDS)
 def test_each_command_has_help_and_the_overview_says_the_same(name: str, cli: Cli) -> None:
-    command = import_module(f"wds_pipeline.cli.{name}").command
+    command = import_module(f"wds_pipeline.cli.{name.replace('-', '_')}").command
     assert command.name == name
     assert command.get_short_help_str(limit=100).rstrip(".") == _COMMANDS[name].rstrip(".")
     assert "Usage:" in cli(name, "--help").stdout
