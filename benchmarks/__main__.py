@@ -22,7 +22,10 @@ from benchmarks.measure import HERE, Section, Settings
 _NAMES = (
     *("pack", "scan", "watch", "noop", "incremental", "build", "scale"),
     *("dagster_cost", "dagster_ui", "workers", "s3_pack", "s3_scan", "index"),
+    *("read", "random_access", "resume", "loader", "mixing", "stream_s3"),
 )
+_READ = {"read", "random_access", "resume", "loader", "stream_s3"}
+_SHORT = {"random": "random_access"}
 _MEMORY = Path("/dev/shm")
 
 
@@ -69,11 +72,18 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="default: 5, with --quick 2")
     parser.add_argument("--output", type=Path, help="a Markdown file whose figures to replace")
     options = parser.parse_args()
+    options.names = [_module(name) for name in options.names]
     unknown = sorted(set(options.names) - set(names))
     if unknown:
         parser.error(f"no benchmark named {', '.join(unknown)}; there are {', '.join(names)}")
     options.names = options.names or names
     return options
+
+
+def _module(name: str) -> str:
+    """The benchmark that is meant: `s3-pack` is s3_pack, `random` is random_access."""
+    name = name.replace("-", "_")
+    return _SHORT.get(name, name)
 
 
 def _needed(names: list[str], corpora: tuple[str, ...], small: bool) -> int:
@@ -85,6 +95,8 @@ def _needed(names: list[str], corpora: tuple[str, ...], small: bool) -> int:
     chosen = [quick(each) for each in chosen] if small else chosen
     if {"pack", "build", "dagster_cost", "index"} & set(names):
         needed += sum(each.bytes for each in chosen) + int(1.2 * max(each.bytes for each in chosen))
+    if _READ & set(names):  # raw, published, and the formats of two others
+        needed += 4 * sum(each.bytes for each in chosen)
     return needed
 
 

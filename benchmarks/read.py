@@ -1,20 +1,16 @@
-"""Reading all samples in stored order, one process, raw bytes, page cache warm: side by side.
+"""Reading all samples, one process, raw bytes, page cache warm: side by side.
 
-The same shards for webdataset, wids and us; litdata and MosaicML streaming get their own format of the
-same samples, where they are installed.
+The same shards for us, webdataset, wids and datasets; litdata and MosaicML streaming get their own format
+of the same samples.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import shutil
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import corpus, ours
+from benchmarks import corpus, ours, readers
 from benchmarks.corpus import CORPORA
 from benchmarks.measure import (
     Contender,
@@ -29,37 +25,86 @@ from benchmarks.measure import (
     median,
     take_turns,
 )
+from benchmarks.readers import HUGGING_FACE, LITDATA, MOSAIC, WEBDATASET, WIDS, sizes
 from wds_pipeline.training import Dataset, open_dataset
 
-FIELDS = ("jpg", "json", "txt")
 OURS = "`open_dataset`"
-WEBDATASET = "webdataset `WebDataset`"
-WIDS = "wids `ShardListDataset`"
+BUFFER = 1000  # samples: what webdataset's own examples shuffle
+
+Ways = dict[str, tuple[Callable[[], int], int]]
+"""By name, how to read all samples, which returns the bytes read; and how many these have to be."""
 
 
 def run(settings: Settings) -> Section:
-    missing: set[str] = set()
-    tables = [_run(settings, name, missing) for name in settings.corpora]
-    notes = [f"not installed, so not here: {', '.join(sorted(missing))}"] if missing else []
-    return Section("Reading in stored order", tables, notes)
+    with readers.quiet():
+        tables = [_run(settings, name) for name in settings.corpora]
+    notes = readers.missing((WEBDATASET, WIDS, MOSAIC, LITDATA, HUGGING_FACE))
+    notes.append(
+        "Every contender's bytes are counted and compared, but for Hugging Face's json, which it parses."
+    )
+    return Section("Reading", tables, notes)
 
 
-def _run(settings: Settings, name: str, missing: set[str]) -> Table:
+def _run(settings: Settings, name: str) -> Table:
     url = str(published(settings, name))
     dataset = open_dataset(url)
-    wanted = sum(sizes_of(dataset))
-    ways: dict[str, Callable[[], int] | None] = {
-        OURS: lambda: sizes(dataset),
-        f"{OURS}, opened anew": lambda: sizes(open_dataset(url)),
-        f"{OURS}`.webdataset()`": lambda: sizes(dataset.webdataset()),
-        WEBDATASET: lambda: sizes(by_webdataset(dataset.urls)),
-        **{peer: make(dataset, settings.folder) for peer, make in PEERS.items()},
-    }
-    missing |= {who for who, way in ways.items() if way is None}
-    contenders = [Contender(who, checked(way, wanted)) for who, way in ways.items() if way]
+    ways = {**_ours(url, dataset), **_peers(dataset, settings.folder)}
+    contenders = [Contender(who, checked(way, wanted)) for who, (way, wanted) in ways.items()]
     seconds = take_turns(contenders, settings.rounds)
     dataset.close()
     return table(name, len(dataset), seconds, WEBDATASET)
+
+
+def _ours(url: str, dataset: Dataset) -> Ways:
+    ways: dict[str, Callable[[], int]] = {
+        f"{OURS}, stored order": lambda: sizes(dataset),
+        f"{OURS}, stored order, opened anew": lambda: sizes(open_dataset(url)),
+        f"{OURS}: `.webdataset()`": lambda: sizes(dataset.webdataset()),
+        f"{OURS}: `.webdataset(shuffle_shards=True).shuffle({BUFFER})`": lambda: sizes(
+            dataset.webdataset(shuffle_shards=True).shuffle(BUFFER)
+        ),
+        f"{OURS}: `.stream(shuffle=False)`": lambda: sizes(dataset.stream(seed=0, shuffle=False)),
+        f'{OURS}: `.stream(shuffle="window")`': lambda: sizes(dataset.stream(seed=0)),
+        f'{OURS}: `.stream(shuffle="full")`': lambda: sizes(dataset.stream(seed=0, shuffle="full")),
+        f"{OURS}: `.stream(batch_size=64)`": lambda: sum(
+            sizes(batch) for batch in dataset.stream(seed=0, batch_size=64, last="short")
+        ),
+    }
+    wanted = readers.wanted_bytes(dataset)
+    return {name: (way, wanted) for name, way in ways.items()}
+
+
+def _peers(dataset: Dataset, folder: Path) -> Ways:
+    """Each as it reads in order, and as it shuffles."""
+    wanted = readers.wanted_bytes(dataset)
+    urls = dataset.urls
+    ways: Ways = {}
+
+    def add(name: str, samples: Callable[[], Any]) -> None:
+        ways[name] = (lambda: sizes(samples()), wanted)
+
+    if readers.here(WEBDATASET):
+        add(WEBDATASET, lambda: readers.open_webdataset(urls))
+        add(
+            f"{WEBDATASET}, shards shuffled, `.shuffle({BUFFER})`",
+            lambda: readers.open_webdataset(urls, BUFFER),
+        )
+    if readers.here(WIDS):
+        wids = readers.open_wids(dataset)
+        ways[WIDS] = (lambda: sum(readers.wids_sizes(wids[i]) for i in range(len(wids))), wanted)
+    if readers.here(MOSAIC):
+        mds = readers.write_mosaic(dataset, folder)
+        add(MOSAIC, lambda: readers.open_mosaic(mds))
+        add(f"{MOSAIC}, shuffled", lambda: readers.open_mosaic(mds, shuffle=True))
+    if readers.here(LITDATA):
+        chunks = readers.write_litdata(dataset, folder)
+        add(LITDATA, lambda: readers.open_litdata(chunks))
+        add(f"{LITDATA}, shuffled", lambda: readers.open_litdata(chunks, shuffle=True))
+    if readers.here(HUGGING_FACE):
+        opened = readers.open_hugging_face(urls)
+        but_json = readers.wanted_bytes(dataset, ("jpg", "txt"))
+        ways[HUGGING_FACE] = (lambda: readers.hugging_face_sizes(opened), but_json)
+    return ways
 
 
 def published(settings: Settings, name: str) -> Path:
@@ -78,15 +123,23 @@ def published(settings: Settings, name: str) -> Path:
     return target
 
 
-def table(name: str, samples: int, seconds: dict[str, list[Took]], base: str) -> Table:
-    """Samples a second of each contender, and how many times those of `base`."""
+def table(
+    name: str,
+    samples: int,
+    seconds: dict[str, list[Took]],
+    base: str,
+    fewer: dict[str, int] | None = None,
+) -> Table:
+    """Samples a second of each contender, and how many times those of `base`.
+
+    `fewer`: how many samples those read who did not read all.
+    """
     columns = ["what", "samples/s", "median samples/s", "CPU s", f"× {base}"]
     found = Table(f"{name}: {samples:,} samples", columns)
     for who, rounds in seconds.items():
-        ratio = best(seconds[base]) / best(rounds)
-        found.rows.append(
-            [who, samples / best(rounds), samples / median(rounds), cpu(rounds), ratio]
-        )
+        count = (fewer or {}).get(who, samples)
+        ratio = count / best(rounds) / (samples / best(seconds[base]))
+        found.rows.append([who, count / best(rounds), count / median(rounds), cpu(rounds), ratio])
     return found
 
 
@@ -102,92 +155,3 @@ def checked(count: Callable[[], int], wanted: int) -> Callable[[], Took]:
         return took
 
     return run
-
-
-def sizes(samples: Iterable[dict[str, Any]]) -> int:
-    """The bytes of all fields."""
-    found = 0
-    for sample in samples:
-        found += len(sample["jpg"]) + len(sample["json"]) + len(sample["txt"])
-    return found
-
-
-def sizes_of(dataset: Dataset) -> Iterator[int]:
-    """The bytes of each shard's fields, as its member index has them."""
-    for shard in range(len(dataset.catalog.shards)):
-        yield int(dataset.catalog.members(shard).sizes.sum())
-
-
-def by_webdataset(urls: list[str]) -> Any:
-    """What everybody does."""
-    import webdataset
-
-    return webdataset.WebDataset(urls, shardshuffle=False)
-
-
-def open_wids(dataset: Dataset) -> Any:
-    """The same shards in wids, which takes local files as they are; None where it is not installed."""
-    if not (importlib.util.find_spec("wids") and importlib.util.find_spec("torch")):
-        return None
-    import wids
-
-    warnings.simplefilter("ignore", DeprecationWarning)
-    shards = [
-        {"url": shard.url, "nsamples": shard.samples, "filesize": shard.bytes}
-        for shard in dataset.catalog.shards
-    ]
-    return wids.ShardListDataset(
-        shards, localname=lambda url: url, keep=True, transformations=[], lru_size=100
-    )
-
-
-def wids_sizes(sample: dict[str, Any]) -> int:
-    """The bytes of a sample's fields in wids: files in memory, with a dot in their names."""
-    return sum(sample[f".{name}"].getbuffer().nbytes for name in FIELDS)
-
-
-def _wids(dataset: Dataset, folder: Path) -> Callable[[], int] | None:
-    opened = open_wids(dataset)
-    if opened is None:
-        return None
-    return lambda: sum(wids_sizes(opened[number]) for number in range(len(opened)))
-
-
-def _mosaic(dataset: Dataset, folder: Path) -> Callable[[], int] | None:
-    if not importlib.util.find_spec("streaming"):
-        return None
-    from streaming import MDSWriter, StreamingDataset  # type: ignore[import-not-found]
-
-    out = folder / f"mds-{len(dataset)}"
-    shutil.rmtree(out, ignore_errors=True)
-    with MDSWriter(out=str(out), columns=dict.fromkeys(FIELDS, "bytes")) as writer:
-        for sample in dataset:
-            writer.write({name: sample[name] for name in FIELDS})
-    opened = StreamingDataset(local=str(out), shuffle=False, batch_size=64)
-    return lambda: sizes(opened)
-
-
-def _litdata(dataset: Dataset, folder: Path) -> Callable[[], int] | None:
-    if not importlib.util.find_spec("litdata"):
-        return None
-    from litdata import StreamingDataset  # type: ignore[import-not-found]
-    from litdata.streaming.writer import BinaryWriter  # type: ignore[import-not-found]
-
-    out = folder / f"litdata-{len(dataset)}"
-    shutil.rmtree(out, ignore_errors=True)
-    writer = BinaryWriter(str(out), chunk_bytes="64MB")
-    for number, sample in enumerate(dataset):
-        writer.add_item(number, {name: sample[name] for name in FIELDS})
-    writer.done()
-    writer.merge(1)
-    if not json.loads((out / "index.json").read_text())["chunks"]:
-        raise RuntimeError(f"{out}: litdata wrote nothing")
-    opened = StreamingDataset(str(out))
-    return lambda: sizes(opened)
-
-
-PEERS = {
-    WIDS: _wids,
-    "MosaicML streaming, its own format": _mosaic,
-    "litdata, its own format": _litdata,
-}

@@ -9,19 +9,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import s3fs
 
+from benchmarks import s3_server
 from benchmarks.measure import (
-    HERE,
     Contender,
     Section,
     Settings,
@@ -41,7 +38,6 @@ from wds_pipeline_tests.s3 import servers
 
 _OBJECTS = 5000
 _FEWER = 1000  # with a latency: one by one takes a while
-_LATENCY = 20  # milliseconds, there and back: as within a region of a cloud
 _SIZE = 10_000
 _SHARD = 250_000_000
 _ONE = "one by one: `s3fs` reads into a tar, then `put`"
@@ -52,7 +48,7 @@ _OURS_ONE = "the same, 1 worker"
 
 def run(settings: Settings) -> Section:
     section = Section("Object stores")
-    for count, latency in ((_OBJECTS, 0), (_FEWER, _LATENCY)):  # before the server looks
+    for count, latency in ((_OBJECTS, 0), (_FEWER, s3_server.LATENCY)):  # before the server looks
         for number in range(count // 10 if settings.quick else count):
             folder = settings.folder / "buckets" / _bucket(latency) / f"{number % 10}"
             folder.mkdir(parents=True, exist_ok=True)
@@ -60,51 +56,13 @@ def run(settings: Settings) -> Section:
     (settings.folder / "buckets" / "published").mkdir()
     with servers.serve_rclone(settings.folder / "buckets") as server:
         assert server.folder is not None
-        with _reached(server.endpoint):
+        with s3_server.reached(server.endpoint):
             section.tables.append(_packing(settings, server.folder, _OBJECTS))
             section.tables.append(_upload(settings))
-        with _farther_away(server.endpoint) as endpoint, _reached(endpoint):
-            section.tables.append(_packing(settings, server.folder, _FEWER, _LATENCY))
+        with s3_server.farther_away(server.endpoint) as endpoint, s3_server.reached(endpoint):
+            section.tables.append(_packing(settings, server.folder, _FEWER, s3_server.LATENCY))
     shutil.rmtree(settings.folder / "buckets")
     return section
-
-
-@contextmanager
-def _farther_away(endpoint: str) -> Iterator[str]:
-    port = str(urlsplit(endpoint).port)
-    command = [sys.executable, "-m", "benchmarks.delay", port, str(_LATENCY)]
-    process = subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@contextmanager
-def _reached(endpoint: str) -> Iterator[None]:
-    """The environment by which everybody finds the server."""
-    wanted = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": servers.KEY,
-        "AWS_SECRET_ACCESS_KEY": servers.SECRET,
-        "AWS_REGION": servers.REGION,
-        "AWS_DEFAULT_REGION": servers.REGION,
-        "RCLONE_CONFIG_LAB_TYPE": "s3",
-        "RCLONE_CONFIG_LAB_PROVIDER": "Rclone",
-        "RCLONE_CONFIG_LAB_ENDPOINT": endpoint,
-        "RCLONE_CONFIG_LAB_ACCESS_KEY_ID": servers.KEY,
-        "RCLONE_CONFIG_LAB_SECRET_ACCESS_KEY": servers.SECRET,
-        "RCLONE_CONFIG": "/dev/null",
-    }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _bucket(latency: int) -> str:
