@@ -24,7 +24,9 @@ from wds_pipeline.training.select import Keys, select
 
 if TYPE_CHECKING:
     import pyarrow.compute as pc
+    from typing_extensions import Unpack
 
+    from wds_pipeline.training.stream import Options
     from wds_pipeline.training.torch_stream import TorchStream
     from wds_pipeline.training.webdataset_pipeline import Pipeline
 
@@ -317,17 +319,12 @@ class Dataset:
 
         return pipeline(self, **options)
 
-    def stream(self, **options: Any) -> TorchStream:
+    def stream(self, **options: Unpack[Options]) -> TorchStream:
         """Samples in shuffled order, epoch after epoch, shared out to ranks and workers, with a state.
 
-        `seed`. `shuffle`: True or "window", "full", False, or a `Shuffle`. `batch_size` (of a rank) or
-        `global_batch_size`: lists of so many samples, or what `collate` makes of them; without, single
-        samples. `last`: what becomes of samples that fill no global batch: "pad" fills it up with the
-        epoch's first, "drop" leaves them out, "short" makes it smaller. `rank` and `world_size`: by
-        default torch.distributed's, or the launcher's (RANK and WORLD_SIZE, Slurm, MPI). `threads` read
-        ahead, decode and collate: by default as many as there are processors when there is something
-        to decode, none in a DataLoader's workers. `on_error`: as for `open_dataset`. `ahead_bytes` are
-        read ahead, at most.
+        The options, which are explained in `stream.Options`: seed=0, shuffle=True, batch_size=None or
+        global_batch_size=None, last="pad", collate=None, rank=None, world_size=None, threads=None,
+        on_error=None, ahead_bytes=256 MB.
 
         An `IterableDataset` where torch is installed, else a `Stream` without its `loader`. Raises
         ConfigError for options that cannot be.

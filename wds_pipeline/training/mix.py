@@ -17,6 +17,9 @@ from wds_pipeline.training.order import GROUP_BYTES, Shuffle
 from wds_pipeline.training.source import DatasetSource, make_stream
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from wds_pipeline.training.stream import Options
     from wds_pipeline.training.torch_stream import TorchStream
 
 Sample = dict[str, Any]
@@ -129,7 +132,7 @@ class Mixture:
         )
         return f"<Mixture of {len(self):,} samples an epoch: {', '.join(parts)}>"
 
-    def stream(self, **options: Any) -> TorchStream:
+    def stream(self, **options: Unpack[Options]) -> TorchStream:
         """Its samples in the order of an epoch: as `Dataset.stream`, with the same options and laws."""
         return make_stream(MixSource(self), options)  # type: ignore[return-value]
 

@@ -11,7 +11,7 @@ import xxhash
 
 from wds_pipeline.training.on_error import ErrorPolicy, OnError
 from wds_pipeline.training.order import Order, Shuffle
-from wds_pipeline.training.stream import Source, Stream
+from wds_pipeline.training.stream import Options, Source, Stream
 
 if TYPE_CHECKING:
     from wds_pipeline.training.dataset import Dataset
@@ -75,7 +75,7 @@ class DatasetSource:
         self.dataset.close()
 
 
-def make_stream(source: Source, options: dict[str, Any]) -> Stream:
+def make_stream(source: Source, options: Options) -> Stream:
     """A stream: an `IterableDataset` of torch's where torch is installed."""
     if importlib.util.find_spec("torch") is None:
         return Stream(source, **options)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 
@@ -61,6 +61,35 @@ class Source(Protocol):
     def decode(self, sample: Sample) -> Any: ...
 
     def close(self) -> None: ...
+
+
+class Options(TypedDict, total=False):
+    """What `Dataset.stream` and `Mixture.stream` take; `Stream` has the defaults."""
+
+    seed: int
+    """Of the order."""
+    shuffle: Shuffle | bool | str | None
+    """True or "window", "full", False or "stored", or a `Shuffle`."""
+    batch_size: int | None
+    """Samples of a batch, of a rank; without it and `global_batch_size`, steps are single samples."""
+    global_batch_size: int | None
+    """Samples of the batches of all ranks."""
+    last: Last
+    """What becomes of samples that fill no global batch: "pad" fills it up with the epoch's first, "drop"
+    leaves them out, "short" makes it smaller."""
+    collate: Callable[[list[Any]], Any] | None
+    """Makes a batch of a list of samples; without it, that is the batch."""
+    rank: int | None
+    """By default torch.distributed's, or the launcher's (RANK and WORLD_SIZE, Slurm, MPI)."""
+    world_size: int | None
+    """With `rank`."""
+    threads: int | None
+    """Decode and collate ahead. By default as many as there are processors where there is something to
+    decode or collate; none in a DataLoader's workers."""
+    on_error: OnError | ErrorPolicy | None
+    """As for `open_dataset`, which has the default."""
+    ahead_bytes: int
+    """So many are read ahead, at most."""
 
 
 class Stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import pickle
@@ -16,7 +17,7 @@ import pytest
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.errors import ConfigError, DecodeError, VerificationError
 from wds_pipeline.training import Dataset, open_dataset
-from wds_pipeline.training.stream import Stream
+from wds_pipeline.training.stream import Options, Stream
 from wds_pipeline_tests.conftest import Project
 from wds_pipeline_tests.training.conftest import OPTIONS, plain, stored, write_samples
 
@@ -28,6 +29,13 @@ def train(published: Project) -> Dataset:
 
 def keys(found: Any) -> list[str]:
     return [each["__key__"] for each in found]
+
+
+def test_its_options_are_those_that_are_documented() -> None:
+    given = set(inspect.signature(Stream.__init__).parameters) - {"self", "source"}
+    assert set(Options.__annotations__) == given
+    text = inspect.getdoc(Dataset.stream)
+    assert text is not None and all(name in text for name in given)
 
 
 def test_the_bytes_of_all_samples(published: Project, train: Dataset) -> None:
@@ -161,7 +169,8 @@ def test_a_damaged_shard_is_never_skipped(tmp_path: Path) -> None:
     shard = manifest.of_split("train")[1]
     (project.destination / shard.path).write_bytes(b"x" * 100)
     dataset = open_dataset(str(project.destination), split="train", on_error="skip")
-    for options in ({}, {"batch_size": 4}, {"batch_size": 4, "threads": 2}):
+    ways: list[Any] = [{}, {"batch_size": 4}, {"batch_size": 4, "threads": 2}]
+    for options in ways:
         with pytest.raises(VerificationError, match=r"version 1, split train: .*found 100 bytes"):
             list(dataset.stream(**options))
 
@@ -258,7 +267,8 @@ def test_what_is_padded_and_dropped_is_said(
     train: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "wds_pipeline.training")
-    for last, said in (("pad", "20 padded"), ("drop", "12 dropped")):
+    ways: list[Any] = [("pad", "20 padded"), ("drop", "12 dropped")]
+    for last, said in ways:
         stream = train.stream(batch_size=16, last=last, rank=0, world_size=2)
         assert said in repr(stream)
         list(stream)
