@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -77,8 +76,10 @@ class DatasetSource:
 
 def make_stream(source: Source, options: Options) -> Stream:
     """A stream: an `IterableDataset` of torch's where torch is installed."""
-    if importlib.util.find_spec("torch") is None:
+    try:
+        from wds_pipeline.training.torch_stream import TorchStream
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
         return Stream(source, **options)
-    from wds_pipeline.training.torch_stream import TorchStream
-
     return TorchStream(source, **options)

@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import pickle
+import sys
 import threading
 from collections.abc import Iterator
 from itertools import islice
@@ -283,7 +284,8 @@ def test_what_is_padded_and_dropped_is_said(
 
 def test_without_torch(published: Project, train: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = keys(train.stream(seed=4))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "wds_pipeline.training.torch_stream", raising=False)
     stream = train.stream(seed=4)
     assert type(stream) is Stream
     assert keys(stream) == expected
