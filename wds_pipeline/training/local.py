@@ -55,8 +55,18 @@ class LocalReader:
         ahead_bytes: int = AHEAD_BYTES,
     ) -> Iterator[dict[str, Any]]:
         """These samples, one after the other. What is read ahead, the system does."""
+        return self.read_ahead([indices], fields)  # type: ignore[list-item]
+
+    def read_ahead(
+        self,
+        groups: Iterable[Sequence[int] | np.ndarray],
+        fields: Collection[str] | None = None,
+        *,
+        ahead_bytes: int = AHEAD_BYTES,
+    ) -> Iterator[dict[str, Any]]:
+        """The samples of group after group, each in the order asked."""
         wanted = _frozen(fields)
-        for chunk in chunks(indices):
+        for chunk in chunks(groups):
             if chunk.min() < 0 or chunk.max() >= self._count:
                 raise self._catalog.outside(int(chunk.min() if chunk.min() < 0 else chunk.max()))
             which = np.searchsorted(self._starts, chunk, side="right") - 1
@@ -79,17 +89,6 @@ class LocalReader:
             return
         shards = {number: self._open(number, fields) for number in numbers}
         yield from scattered(shards, which, chunk - self._catalog.starts[which])
-
-    def read_ahead(
-        self,
-        groups: Iterable[Sequence[int] | np.ndarray],
-        fields: Collection[str] | None = None,
-        *,
-        ahead_bytes: int = AHEAD_BYTES,
-    ) -> Iterator[dict[str, Any]]:
-        """The samples of group after group, each in the order asked."""
-        for group in groups:
-            yield from self.stream(group, fields)
 
     def close(self) -> None:
         """Closes the shards; they are opened again when they are asked for."""

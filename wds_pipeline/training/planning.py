@@ -25,22 +25,24 @@ class Span(NamedTuple):
     end: int
 
 
-def chunks(indices: Iterable[int]) -> Iterator[np.ndarray]:
-    """The indices as int64 arrays, some at a time, more and more."""
-    size, start = _FIRST, 0
-    if isinstance(indices, range | np.ndarray):
-        while start < len(indices):
-            part = indices[start : start + size]
-            if isinstance(part, range):
-                yield np.arange(part.start, part.stop, part.step, dtype=np.int64)
-            else:
-                yield part.astype(np.int64, copy=False)
-            start, size = start + size, min(2 * size, _CHUNK)
-        return
-    left = iter(indices)
-    while some := list(islice(left, size)):
-        yield np.array(some, np.int64)
-        size = min(2 * size, _CHUNK)
+def chunks(groups: Iterable[Iterable[int]]) -> Iterator[np.ndarray]:
+    """The indices of group after group as int64 arrays, some at a time, more and more."""
+    size = _FIRST
+    for group in groups:
+        start = 0
+        if isinstance(group, range | np.ndarray):
+            while start < len(group):
+                part = group[start : start + size]
+                if isinstance(part, range):
+                    yield np.arange(part.start, part.stop, part.step, dtype=np.int64)
+                else:
+                    yield part.astype(np.int64, copy=False)
+                start, size = start + size, min(2 * size, _CHUNK)
+            continue
+        left = iter(group)
+        while some := list(islice(left, size)):
+            yield np.array(some, np.int64)
+            size = min(2 * size, _CHUNK)
 
 
 def runs(values: np.ndarray) -> list[tuple[int, int]]:

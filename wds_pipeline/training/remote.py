@@ -66,7 +66,7 @@ class RemoteReader:
         ahead_bytes: int = AHEAD_BYTES,
     ) -> Iterator[dict[str, Any]]:
         """These samples, one after the other, read ahead."""
-        return self.read_ahead(chunks(indices), fields, ahead_bytes=ahead_bytes)
+        return self.read_ahead(chunks([indices]), fields, ahead_bytes=ahead_bytes)
 
     def read_ahead(
         self,
