@@ -18,6 +18,7 @@ from tenacity import (
 
 from wds_pipeline.errors import may_pass
 from wds_pipeline.storage.base import Usage
+from wds_pipeline.storage.ending import is_ending, pause
 
 _FIRST_PAUSE = 0.1  # seconds, at most; then twice as long each time
 _LONGEST_PAUSE = 10.0
@@ -44,8 +45,9 @@ def persist(
     """Does the work, again while what it raises may pass and less than `seconds` are over.
 
     The pauses are random below a limit that doubles ("full jitter"), so that many workers do not come
-    back at once. `explain` turns what was raised into what the user is told, which says by
-    `errors.may_pass` whether trying again may help; the last one is raised.
+    back at once. When the interpreter ends, nothing is tried again. `explain` turns what was raised into
+    what the user is told, which says by `errors.may_pass` whether trying again may help; the last one is
+    raised.
     """
 
     def attempt() -> Result:
@@ -66,14 +68,16 @@ def persist(
     try:  # nearly all is well at once, and the machinery below costs more than the answer's bytes
         return attempt()
     except Exception as error:
-        if not may_pass(error) or seconds <= 0:
+        if not may_pass(error) or seconds <= 0 or is_ending():
             raise
     usage.count("retries")
-    time.sleep(random.uniform(0, _FIRST_PAUSE))
+    pause(random.uniform(0, _FIRST_PAUSE))
     seconds -= time.monotonic() - start
 
+    over = stop_after_delay(seconds)
     trying = Retrying(
-        stop=stop_after_delay(seconds),
+        stop=lambda state: is_ending() or over(state),
+        sleep=pause,
         wait=wait_random_exponential(_FIRST_PAUSE, _LONGEST_PAUSE),
         retry=retry_if_exception(may_pass),
         before_sleep=count,

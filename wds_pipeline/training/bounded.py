@@ -36,6 +36,12 @@ class Bounded(Generic[Key, Value]):
                 self._used -= self._cost(self._items.pop(next(iter(self._items))))
         return value
 
+    def drop(self, which: Callable[[Value], bool]) -> None:
+        """Lets go of some."""
+        with self._lock:
+            for key in [key for key, value in self._items.items() if which(value)]:
+                self._used -= self._cost(self._items.pop(key))
+
     def clear(self) -> None:
         """Lets go of everything."""
         with self._lock:

@@ -8,9 +8,11 @@ When the last block of a shard has come, all of it is held against the digest.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
+import resource
 import shutil
 import time
 import warnings
@@ -28,7 +30,8 @@ from wds_pipeline.training.bounded import Bounded
 from wds_pipeline.training.cached_shard import SHARD, TABLE, TEMPORARY, CachedShard, remove
 from wds_pipeline.training.fork_lock import ForkLock
 
-_OPEN = 256  # shards of a cache that are open in a process
+_OPEN = 256  # shards of a cache that are open in a process, with two files each; but no more files than
+_FILES = 4  # this part of what the system allows: connections need some too
 _ABANDONED = 3600.0  # seconds: a temporary folder that is older is nobody's
 _KEPT = 0.95  # of `max_bytes` is what is left when something is removed
 _LOOKS = 100  # times that a process looks at the whole cache while it fills it once
@@ -87,7 +90,8 @@ class Cache:
                 f"cache.folder: {self.folder}: {error.strerror or error}; expected a folder that this "
                 "user may write"
             ) from error
-        self._open: Bounded[str, CachedShard] = Bounded(_OPEN)
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILES
+        self._open: Bounded[str, CachedShard] = Bounded(min(max(files // 2, 8), _OPEN))
         self._state = _State()
         self._lock = ForkLock()
 
@@ -99,12 +103,15 @@ class Cache:
         if not _DIGEST.fullmatch(digest) or size > self.config.max_bytes:
             return None
         if found is not None:
-            self.let_go()
+            self.let_go_of_removed()
         name = digest.replace(":", "-")
         try:
             opened = CachedShard(self.folder / name.rpartition("-")[2][:2] / name, size)
         except OSError as error:
-            self._stop(error)
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # no matter of the folder, and it may pass
+                self.let_go()
+            else:
+                self._stop(error)
             return None
         return self._open.add(digest, opened)
 
@@ -126,13 +133,17 @@ class Cache:
             self.trim()
 
     def let_go(self) -> None:
-        """Closes all shards: what another process removed takes space as long as it is open."""
+        """Closes all shards."""
         self._open.clear()
+
+    def let_go_of_removed(self) -> None:
+        """Closes what another process removed: it takes space as long as it is open."""
+        self._open.drop(lambda each: each.removed)
 
     def drop(self, shard: CachedShard) -> None:
         """Removes a shard whose bytes are not what they should be."""
         remove(shard.folder)
-        self.let_go()
+        self.let_go_of_removed()
 
     def _stop(self, error: OSError) -> None:
         with self._lock:

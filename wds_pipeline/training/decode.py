@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from wds_pipeline.training.decode_rules import FieldSpec, Rules, Work, called
 
 _START = 12  # bytes that messages show
 _SAID = 300  # characters of what a library says
+_OBJECT = re.compile(r" <_io\.\w+ object at 0x[0-9a-f]+>")  # the file that Pillow was given
 
 Sample = dict[str, Any]
 
@@ -188,7 +190,7 @@ def _permit(field: str) -> str:
 
 def _said(error: Exception) -> str:
     """What a library says; its kind where the text alone says too little."""
-    text = " ".join(str(error).split())[:_SAID]
+    text = _OBJECT.sub("", " ".join(str(error).split()))[:_SAID]
     if not text:
         return type(error).__name__
     return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
+from wds_pipeline.storage.ending import is_ending
 from wds_pipeline.training.remote_plan import Piece
 
 # So many pieces are begun with, and as many more for each that came: all at once would share the line, and
@@ -104,7 +105,7 @@ class Fetcher:
 
     def _next(self) -> Piece | None:
         """Takes the next piece, if it fits; the lock is held."""
-        if self._closed or not self._queue:
+        if self._closed or not self._queue or is_ending():
             return None
         size = self._queue[0].size
         if self._held and self._held + size > self._ahead:

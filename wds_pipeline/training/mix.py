@@ -42,6 +42,11 @@ def mix(
 
     Raises ConfigError.
     """
+    if isinstance(datasets, Dataset):
+        datasets = [datasets]
+    for each in datasets.values() if isinstance(datasets, Mapping) else datasets:
+        if not isinstance(each, Dataset):
+            raise ConfigError(f"mix: found {each!r:.80}; expected datasets, from `open_dataset`")
     if not isinstance(datasets, Mapping):
         datasets = _by_name(datasets)
     if not datasets:
@@ -52,7 +57,7 @@ def mix(
     sizes = {name: len(dataset) for name, dataset in datasets.items()}
     whole = sum(sizes.values()) if samples_per_epoch is None else samples_per_epoch
     if not isinstance(whole, int) or whole < 1:
-        raise ConfigError(f"mix: samples_per_epoch: found {whole!r}; expected a number from 1")
+        raise ConfigError(f"mix: samples_per_epoch: found {whole!r}; expected a whole number from 1")
     counts = _counts(_weights(sizes, weights, temperature), whole)
     return Mixture(dict(datasets), counts)
 

@@ -12,6 +12,7 @@ are samples of all lanes. (The canonical nodes of MosaicML's streaming serve the
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
@@ -64,6 +65,14 @@ class Shuffle:
         if given is True:
             return cls()
         return cls("stored" if given in (None, False) else given)  # type: ignore[arg-type]
+
+
+def seed_of(given: Any) -> int:
+    """A seed as a plain value, for a state that is kept. Raises ConfigError: None is no random one."""
+    try:
+        return operator.index(given)
+    except TypeError:
+        raise ConfigError(f"seed: found {given!r}; expected a whole number") from None
 
 
 def _at_least_one(name: str, value: int | str) -> None:

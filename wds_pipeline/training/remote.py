@@ -154,7 +154,8 @@ class RemoteReader:
             return None
         if time.monotonic() - self._renewed > _RENEWED:
             self._renewed = time.monotonic()
-            self.close()
+            self._local.close()
+            self._cache.let_go_of_removed()
         found = {}
         for each in shards:
             whole = self._shards.whole(each)

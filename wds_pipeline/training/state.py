@@ -67,7 +67,7 @@ def read_state(state: Mapping[str, Any], expected: Mapping[str, Any], named: str
     parts = list(_parts(state))
     if not parts:
         raise ConfigError(
-            f"{named}: found a state with {', '.join(map(repr, state)) or 'nothing'}; expected one from "
+            f"{named}: found {_kind_of(state)}; expected one from "
             "`state_dict()` of a stream, or of a StatefulDataLoader with one"
         )
     for part in parts:
@@ -80,6 +80,12 @@ def read_state(state: Mapping[str, Any], expected: Mapping[str, Any], named: str
     first = parts[0]
     later = int(state.get("_steps_since_snapshot", 0))
     return Found(int(first["epoch"]), int(first["position"]), workers, later)
+
+
+def _kind_of(state: object) -> str:
+    if not isinstance(state, Mapping):
+        return f"{state!r:.80} instead of a state"
+    return f"a state with {', '.join(map(repr, state)) or 'nothing'}"
 
 
 def _parts(state: Any) -> Iterator[Mapping[str, Any]]:

@@ -14,7 +14,7 @@ import numpy as np
 from wds_pipeline.errors import ConfigError, DecodeError
 from wds_pipeline.training.board import CELLS, Board
 from wds_pipeline.training.on_error import ErrorPolicy, OnError
-from wds_pipeline.training.order import Ordered, Shuffle
+from wds_pipeline.training.order import Ordered, Shuffle, seed_of
 from wds_pipeline.training.state import WorkerState, read_state
 from wds_pipeline.training.steps import LAST, Last, Pass
 from wds_pipeline.training.threads import cores, mapped
@@ -116,7 +116,7 @@ class Stream:
         ahead_bytes: int = AHEAD_BYTES,
     ) -> None:
         self.source = source
-        self.seed, self.shuffle = seed, Shuffle.of(shuffle)
+        self.seed, self.shuffle = seed_of(seed), Shuffle.of(shuffle)
         self.batch_size, self.global_batch_size, self.last = batch_size, global_batch_size, last
         self.collate, self.threads, self.ahead_bytes = collate, threads, ahead_bytes
         self._given = (rank, world_size)
@@ -153,6 +153,8 @@ class Stream:
             )
         if self.last not in LAST:
             raise self._wrong("last", self.last, f"one of {', '.join(LAST)}")
+        if not (self.collate is None or callable(self.collate)):
+            raise self._wrong("collate", self.collate, "a function that gets a list of samples")
         if self.collate is not None and not self.batched:
             raise self._wrong("collate", self.collate, "a batch_size with it")
         self._world()

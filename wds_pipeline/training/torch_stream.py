@@ -28,6 +28,11 @@ class TorchStream(Stream, IterableDataset):  # type: ignore[misc]
         return Loader(self, num_workers, options)
 
 
+def _as_made(step: Any) -> Any:
+    """What the stream made; by default a DataLoader makes tensors of its arrays."""
+    return step
+
+
 class Loader:
     """A `DataLoader` over a stream. Lightning and others keep and load its state."""
 
@@ -45,6 +50,8 @@ class Loader:
                 "batch_size; expected one: else nobody knows how many samples workers left out"
             )
         self.stream = stream
+        if options.get("collate_fn") is None:
+            options["collate_fn"] = _as_made
         self._loader = DataLoader(stream, batch_size=None, num_workers=num_workers, **options)
 
     def __len__(self) -> int:

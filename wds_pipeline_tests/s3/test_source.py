@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from wds_pipeline.storage import Read, Storage
 from wds_pipeline_tests.s3 import faults, servers
 from wds_pipeline_tests.s3.conftest import MakeProxy
 from wds_pipeline_tests.s3.project import open_s3
+from wds_pipeline_tests.s3.proxy import PATIENCE
 from wds_pipeline_tests.s3.servers import MakeBucket, S3Server
 from wds_pipeline_tests.s3.verbs import fingerprints
 
@@ -64,6 +67,30 @@ def test_keys_that_no_folder_could_have(moto_server: S3Server, make_bucket: Make
     known = fingerprints(storage)
     for path, data in files.items():
         assert get(storage, path, len(data), known[path]) == data
+
+
+def test_in_a_fork_of_a_process_that_has_read(server: S3Server, make_bucket: MakeBucket) -> None:
+    """obstore would wait for ever there, and crash its parent."""
+    bucket = make_bucket(server)
+    files = {f"{number}.txt": b"x" * number for number in range(20)}
+    servers.put_all(server.client(), bucket, {f"deep/er/{path}": d for path, d in files.items()})
+    program = (
+        "import os, sys\n"
+        "from wds_pipeline.storage import Read\n"
+        "from wds_pipeline_tests.s3.project import open_s3\n"
+        "storage = open_s3(sys.argv[1], sys.argv[2], 'deep/er', part='source')\n"
+        "rows = [row for table in storage.list_keys() for row in table.to_pylist()]\n"
+        "views = [memoryview(bytearray(row['size'])) for row in rows]\n"
+        "reads = [Read(r['path'], v, r['fingerprint']) for r, v in zip(rows, views)]\n"
+        "storage.start_reads(reads)()\n"
+        "child = os.fork()\n"
+        "for view in views: view[:] = bytes(len(view))\n"
+        "storage.start_reads(reads)()\n"
+        "assert all(set(bytes(view)) <= set(b'x') for view in views)\n"
+        "sys.exit(os.waitpid(child, 0)[1] if child else 0)\n"
+    )
+    command = [sys.executable, "-c", program, server.endpoint, bucket]
+    subprocess.run(command, check=True, timeout=PATIENCE)
 
 
 def test_a_prefix_is_a_folder(moto_server: S3Server, make_bucket: MakeBucket) -> None:

@@ -1,9 +1,9 @@
 """Parts of objects: by obstore where it can, else by a URL that botocore has signed.
 
 obstore takes a tenth of a millisecond of a processor for a small part, in threads; with asyncio twice
-that, botocore ten times. It refuses stores that answer 200 to what is 206, keys such as `a//b`, and it
-waits for ever in a fork of a process that has used it. There a signed URL does it, one for many parts of
-an object, in a quarter of a millisecond.
+that, botocore ten times. It refuses stores that answer 200 to what is 206, keys such as `a//b`, and in a
+fork of a process that has used it, it waits for ever and takes the parent down (`obstore_works`). There a
+signed URL does it, one for many parts of an object, in a quarter of a millisecond.
 """
 
 from __future__ import annotations
@@ -40,6 +40,18 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+def obstore_works() -> bool:
+    """Whether obstore may be used in this process, which it is then taken to be.
+
+    Not in a fork of one that used it: its threads are not there, and what the child would wait for wakes
+    those of the parent, which take it for theirs and crash.
+    """
+    if _used_before_fork.is_set():
+        return False
+    _used_here.set()
+    return True
+
+
 @cache
 def ranges_of(session: S3Session) -> Ranges:
     """What reads parts of objects for a session."""
@@ -51,17 +63,16 @@ class Ranges:
 
     def __init__(self, session: S3Session) -> None:
         self._session = session
-        self._by_url = _used_before_fork.is_set()
+        self._by_url = False
         self._urls: dict[str, tuple[str, float]] = {}
 
     def get(self, key: str, offset: int, size: int, etag: str) -> tuple[memoryview, Stored]:
         """The bytes that there are of a part, and the object's size and etag; which must be `etag`,
         unless that is "". Raises what the clients do, or BadAnswer."""
-        if not self._by_url:
+        if not self._by_url and obstore_works():
             options: Any = {"range": (offset, offset + size)}
             if etag:
                 options["if_match"] = etag
-            _used_here.set()
             try:
                 answer = obstore.get(self._session.reader, key, options=options)
             except ValueError:  # a key that it cannot say

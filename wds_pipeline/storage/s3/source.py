@@ -21,6 +21,7 @@ from wds_pipeline.storage.base import BLOCK, CONTENT, KEYS, UNREADABLE, Read, Re
 from wds_pipeline.storage.s3.errors import WEB_PAGE, BadAnswer, read_answer
 from wds_pipeline.storage.s3.listing import Page
 from wds_pipeline.storage.s3.objects import S3Objects, not_found
+from wds_pipeline.storage.s3.ranges import obstore_works
 
 _ETAG = "etag:"  # a fingerprint that is the store's etag starts so
 _AHEAD = 3
@@ -65,6 +66,8 @@ class S3Source(S3Objects):
         options: Any = {"if_match": f'"{wanted}"'} if wanted else None
 
         def get() -> None:
+            if not obstore_works():
+                return self._fill_slowly(read, wanted)
             try:
                 answer = obstore.get(self._session.reader, self._key(path), options=options)
             except ValueError:  # a key that obstore cannot say, such as a//b
