@@ -71,6 +71,12 @@ class Connections:
 
 _of_process: dict[Hashable, Connections] = {}
 _of_process_lock = threading.Lock()
+# So that no thread has it at a fork: the child would wait for that thread for ever.
+os.register_at_fork(
+    before=_of_process_lock.acquire,
+    after_in_parent=_of_process_lock.release,
+    after_in_child=_of_process_lock.release,
+)
 
 
 def connections(key: Hashable, connect: Callable[[], AbstractFileSystem], most: int) -> Connections:

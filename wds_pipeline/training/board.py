@@ -22,6 +22,15 @@ class Board:
         self._cells = cells
         self._cells[_GENERATION] = 1
 
+    def take(self, other: Board) -> None:
+        """Goes on from where another one is."""
+        self._cells[:] = other._cells[:]
+
+    @property
+    def first(self) -> tuple[int, int]:
+        """The epoch and the position that were set last."""
+        return int(self._cells[_EPOCH]), int(self._cells[_POSITION])
+
     def set(self, epoch: int, position: int) -> None:
         """Says where each worker's next pass begins; those behind it go on from there."""
         self._cells[_EPOCH], self._cells[_POSITION] = epoch, position
@@ -31,7 +40,7 @@ class Board:
         """The epoch and the position where a worker's next pass begins."""
         at = self._at(slot)
         if int(self._cells[at]) != int(self._cells[_GENERATION]):
-            return int(self._cells[_EPOCH]), int(self._cells[_POSITION])
+            return self.first
         return int(self._cells[at + 1]) + 1, 0
 
     def begin(self, slot: int, epoch: int) -> None:

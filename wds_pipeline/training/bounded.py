@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 from wds_pipeline.training.fork_lock import ForkLock
 
@@ -32,8 +33,7 @@ class Bounded(Generic[Key, Value]):
                 return self._items[key]
             self._used += self._cost(value)
             self._items[key] = value
-            while self._used > self._limit and len(self._items) > 1:
-                self._used -= self._cost(self._items.pop(next(iter(self._items))))
+            self._shrink()
         return value
 
     def drop(self, which: Callable[[Value], bool]) -> None:
@@ -48,5 +48,31 @@ class Bounded(Generic[Key, Value]):
             self._items.clear()
             self._used = 0
 
+    def resize(self, limit: int) -> None:
+        """From now on it keeps so much."""
+        with self._lock:
+            self._limit = limit
+            self._shrink()
+
+    def _shrink(self) -> None:
+        while self._used > self._limit and len(self._items) > 1:
+            self._used -= self._cost(self._items.pop(next(iter(self._items))))
+
     def __len__(self) -> int:
         return len(self._items)
+
+
+class Shares:
+    """A limit that caches of a process share evenly: all of them together keep no more."""
+
+    def __init__(self) -> None:
+        self._caches: WeakSet[Bounded[Any, Any]] = WeakSet()
+        self._lock = ForkLock()
+
+    def join(self, cache: Bounded[Any, Any], limit: int) -> None:
+        """Gives a cache its part of the limit; the others' parts are smaller from now on."""
+        with self._lock:
+            self._caches.add(cache)
+            caches = list(self._caches)
+        for each in caches:
+            each.resize(limit // len(caches))

@@ -26,12 +26,15 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
 from wds_pipeline.config_values import Size
 from wds_pipeline.errors import ConfigError
-from wds_pipeline.training.bounded import Bounded
+from wds_pipeline.training.bounded import Bounded, Shares
 from wds_pipeline.training.cached_shard import SHARD, TABLE, TEMPORARY, CachedShard, remove
 from wds_pipeline.training.fork_lock import ForkLock
 
-_OPEN = 256  # shards of a cache that are open in a process, with two files each; but no more files than
+_OPEN = (
+    256  # shards of a cache that are open in a process, with two files each; but no more files than
+)
 _FILES = 4  # this part of what the system allows: connections need some too
+_open = Shares()
 _ABANDONED = 3600.0  # seconds: a temporary folder that is older is nobody's
 _KEPT = 0.95  # of `max_bytes` is what is left when something is removed
 _LOOKS = 100  # times that a process looks at the whole cache while it fills it once
@@ -91,7 +94,8 @@ class Cache:
                 "user may write"
             ) from error
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILES
-        self._open: Bounded[str, CachedShard] = Bounded(min(max(files // 2, 8), _OPEN))
+        self._open: Bounded[str, CachedShard] = Bounded(_OPEN)
+        _open.join(self._open, min(files // 2, _OPEN))
         self._state = _State()
         self._lock = ForkLock()
 
@@ -108,8 +112,8 @@ class Cache:
         try:
             opened = CachedShard(self.folder / name.rpartition("-")[2][:2] / name, size)
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):  # no matter of the folder, and it may pass
-                self.let_go()
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self.let_go()  # the folder is well
             else:
                 self._stop(error)
             return None

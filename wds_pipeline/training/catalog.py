@@ -11,7 +11,13 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 import numpy as np
 import pyarrow as pa
 
-from wds_pipeline.errors import VerificationError, VersionError, WdsPipelineError
+from wds_pipeline.errors import (
+    DestinationError,
+    SourceError,
+    VerificationError,
+    VersionError,
+    WdsPipelineError,
+)
 from wds_pipeline.storage import Storage
 from wds_pipeline.training.bounded import Bounded
 from wds_pipeline.training.members import DamagedIndex
@@ -148,12 +154,18 @@ class Catalog:
                 table = self.content.member_table(shard)
             except FileNotFoundError as error:
                 self.missing(shard, error, "its member index")
+            except (DestinationError, SourceError) as error:
+                raise self.away(error) from error
             try:
                 read = ShardMembers.of_table(table, info.samples, info.bytes)
             except DamagedIndex as error:
                 raise self.damaged(shard, f"its member index is not right: {error}") from None
             found = self._members.add(shard, read)
         return found
+
+    def has_members(self, shard: int) -> bool:
+        """Whether the member index of a shard is at hand, and need not be read."""
+        return self._members.get(shard) is not None
 
     def field_names(self) -> list[str]:
         """The fields that samples have, sorted. May read all member indexes."""
@@ -169,6 +181,12 @@ class Catalog:
         return IndexError(
             f"{self.named}: there is no sample {index:,}: it has {count:,}, which count from 0"
         )
+
+    def away(self, error: DestinationError | SourceError) -> WdsPipelineError:
+        """An error of the store, which names a file, under the dataset's name."""
+        told = type(error)(f"{self.named}: {error}")
+        told.passing = error.passing
+        return told
 
     def damaged(self, shard: int, what: str) -> VerificationError:
         """The error for a shard that is not what the version says; `what` is one clause."""

@@ -13,6 +13,7 @@ from wds_pipeline.config_values import did_you_mean
 from wds_pipeline.dataset import version as versions
 from wds_pipeline.dataset import view
 from wds_pipeline.errors import VersionError
+from wds_pipeline.training.cache import CacheConfig
 from wds_pipeline.training.catalog import Catalog
 from wds_pipeline.training.decode import DecodeSpec, make_decoder
 from wds_pipeline.training.fork_lock import ForkLock
@@ -55,8 +56,8 @@ def open_dataset(
     does. `cache` is a folder, or a `CacheConfig`, where what is read of a store is kept. `verify` holds each
     shard against its digest before a sample of it is given out.
 
-    Raises VersionError when there is no such version, split or field; ConfigError when `decode` is wrong
-    or needs a package that is not installed; DecodeError for pickles that were not permitted.
+    Raises VersionError when there is no such version, split or field; ConfigError when `cache` is wrong, or
+    `decode` is or needs a package that is not installed; DecodeError for pickles that were not permitted.
     """
     catalog = open_catalog(url, version, split, storage)
     wanted = None if fields is None else _names(fields)
@@ -67,7 +68,7 @@ def open_dataset(
         fields=wanted,
         decode=_decoder(catalog, wanted, decode),
         on_error=on_error,
-        cache=cache,
+        cache=None if cache is None else CacheConfig.of(cache),
         verify=verify,
     )
 
@@ -226,7 +227,14 @@ class Dataset:
         """
         if isinstance(which, slice):
             return self.__getitems__(range(*which.indices(len(self))))
-        found = self.reader.read((self._number(operator.index(which)),), self.fields)[0]
+        try:
+            number = operator.index(which)
+        except TypeError:
+            raise TypeError(
+                f"{self.catalog.named}: found {which!r:.80}; expected a number or a slice; by key: "
+                ".by_key('…'), several numbers at once: .__getitems__([…])"
+            ) from None
+        found = self.reader.read((self._number(number),), self.fields)[0]
         return found if self.decode is None else self.decode(found)
 
     def __getitems__(self, which: Sequence[int]) -> list[Any]:
@@ -322,12 +330,20 @@ class Dataset:
     def stream(self, **options: Unpack[Options]) -> TorchStream:
         """Samples in shuffled order, epoch after epoch, shared out to ranks and workers, with a state.
 
-        The options, which are explained in `stream.Options`: seed=0, shuffle=True, batch_size=None or
-        global_batch_size=None, last="pad", collate=None, rank=None, world_size=None, threads=None,
-        on_error=None, ahead_bytes=256 MB.
+        - `seed` (0) of the order.
+        - `shuffle` (True): True or "window", "full", False or "stored", or a `Shuffle`.
+        - `batch_size` of a rank, or `global_batch_size` of all: steps are lists of so many samples, or
+          what `collate` makes of them; without these, single samples.
+        - `last` ("pad"): samples that fill no global batch are filled up with the epoch's first, are left
+          out ("drop"), or make a smaller one ("short").
+        - `rank` and `world_size`: by default torch.distributed's, or the launcher's (RANK and WORLD_SIZE,
+          Slurm, MPI).
+        - `threads` decode and collate ahead: by default as many as there are processors where there is
+          something to decode or collate, and none in a DataLoader's workers.
+        - `on_error`: as for `open_dataset`, which has the default.
+        - `ahead_bytes` (256 MB) are read ahead, at most.
 
-        An `IterableDataset` where torch is installed, else a `Stream` without its `loader`. Raises
-        ConfigError for options that cannot be.
+        An `IterableDataset` where torch is installed. Raises ConfigError for options that cannot be.
         """
         from wds_pipeline.training.source import DatasetSource, make_stream
 

@@ -11,13 +11,13 @@ class ForkLock:
     Python, since a fork may come there."""
 
     def __init__(self) -> None:
-        self._process = os.getpid()
-        self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}
 
     def __enter__(self) -> None:
-        if self._process != os.getpid():
-            self._lock, self._process = threading.Lock(), os.getpid()
-        self._lock.acquire()
+        process = os.getpid()
+        lock = self._locks.get(process)
+        # Of threads that make one at once, all take the same.
+        (lock or self._locks.setdefault(process, threading.Lock())).acquire()
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self._locks[os.getpid()].release()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from wds_pipeline.training.bounded import Bounded
+from wds_pipeline.training.bounded import Bounded, Shares
 from wds_pipeline.training.catalog import MEMORY, Catalog
 from wds_pipeline.training.open_shard import OpenShard
 from wds_pipeline.training.planning import chunks, runs
@@ -22,6 +22,8 @@ _FEW = 4  # so few samples are not worth a plan
 # is freed: here one that is never touched. Batches of 64 samples of 100 KB take half the time.
 _BLOCK = 16 * 1024 * 1024
 _Fields = frozenset[str] | None
+# A mixture of many datasets may not open more files than one.
+_open = Shares()
 
 
 class LocalReader:
@@ -29,7 +31,8 @@ class LocalReader:
 
     def __init__(self, catalog: Catalog, *, verify: bool = False) -> None:
         self._catalog = catalog
-        self._verify = verify
+        # There may be more shards than open files, and each is to be read for its digest once.
+        self._verified: set[tuple[int, ...]] | None = set() if verify else None
         self._starts: list[int] = catalog.starts.tolist()
         self._count = len(catalog)
         block = bytes(_BLOCK)
@@ -38,6 +41,7 @@ class LocalReader:
         self._shards: Bounded[tuple[int, _Fields], OpenShard] = Bounded(
             MEMORY, lambda each: max(each.members.nbytes, MEMORY // most)
         )
+        _open.join(self._shards, MEMORY)
 
     def read(
         self, indices: Sequence[int], fields: Collection[str] | None = None
@@ -104,7 +108,7 @@ class LocalReader:
     def _open(self, shard: int, fields: _Fields) -> OpenShard:
         found = self._shards.get((shard, fields))
         if found is None:
-            opened = OpenShard(self._catalog, shard, fields, self._verify)
+            opened = OpenShard(self._catalog, shard, fields, self._verified)
             found = self._shards.add((shard, fields), opened)
         return found
 

@@ -13,7 +13,8 @@ from wds_pipeline.training.dataset import Dataset
 from wds_pipeline.training.fork_lock import ForkLock
 from wds_pipeline.training.mix_order import MixOrder, shares
 from wds_pipeline.training.on_error import RAISE, ErrorPolicy, OnError
-from wds_pipeline.training.order import GROUP_BYTES, Shuffle
+from wds_pipeline.training.order import GROUP_BYTES, Order, Shuffle
+from wds_pipeline.training.permute import key_of
 from wds_pipeline.training.source import DatasetSource, make_stream
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def mix(
     sizes = {name: len(dataset) for name, dataset in datasets.items()}
     whole = sum(sizes.values()) if samples_per_epoch is None else samples_per_epoch
     if not isinstance(whole, int) or whole < 1:
-        raise ConfigError(f"mix: samples_per_epoch: found {whole!r}; expected a whole number from 1")
+        raise ConfigError(f"mix: samples_per_epoch: found {whole!r}; expected a whole number")
     counts = _counts(_weights(sizes, weights, temperature), whole)
     return Mixture(dict(datasets), counts)
 
@@ -175,7 +176,15 @@ class MixSource:
         return RAISE
 
     def order(self, seed: int, shuffle: Shuffle) -> MixOrder:
-        orders = [source.order(seed, shuffle) for source in self._sources.values()]
+        orders: list[Order] = []
+        for source in self._sources.values():
+            made = source.order(seed, shuffle)
+            same = sum(each.identity["digest"] == made.identity["digest"] for each in orders)
+            if same:  # in one order, the same samples would come together
+                again = source.order(key_of(seed, same), shuffle)
+                again.identity = made.identity
+                made = again
+            orders.append(made)
         counts = [self.mixture.counts[name] for name in self._names]
         means = (source.mean_bytes for source in self._sources.values())
         share = sum(mean * count for mean, count in zip(means, counts, strict=True)) / sum(counts)

@@ -14,6 +14,7 @@ from wds_pipeline.training.catalog import Catalog
 from wds_pipeline.training.members import GAP, WHOLE, ShardMembers
 from wds_pipeline.training.planning import Span, spans
 
+_State = tuple[int, ...]  # of a file: another one, or one that was written to, has another
 _LARGEST_READ = 1 << 30  # Linux gives at most two of it at once
 
 
@@ -24,9 +25,14 @@ class OpenShard:
     """
 
     def __init__(
-        self, catalog: Catalog, shard: int, fields: frozenset[str] | None, verify: bool
+        self,
+        catalog: Catalog,
+        shard: int,
+        fields: frozenset[str] | None,
+        verified: set[_State] | None,
     ) -> None:
-        """Looks whether the file is the one that the version names.
+        """Looks whether the file is the one that the version names; by its digest too, unless that was
+        done (`verified`, which is added to) or is not wanted (None).
 
         Raises VersionError when the version was removed, VerificationError when it is another.
         """
@@ -42,14 +48,18 @@ class OpenShard:
         )
         self._apart, (self._key_ends, self._key_text) = members.flat_apart, members.key_text
         self._width = 2 * len(self.names or ())
-        self._open(verify)
+        self._open(verified)
 
-    def _open(self, verify: bool) -> None:
+    def _open(self, verified: set[_State] | None) -> None:
         info = self._catalog.shards[self._shard]
         try:
             where = self._catalog.storage.locate(info.path)
             self.fd = os.open(where, os.O_RDONLY | os.O_CLOEXEC)
-            found = os.fstat(self.fd).st_size
+            stat = os.fstat(self.fd)
+            found, state = (
+                stat.st_size,
+                (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns),
+            )
             if found != info.bytes:
                 what: str | None = (
                     f"found {found:,} bytes; expected {info.bytes:,}: it was cut short or replaced"
@@ -57,8 +67,10 @@ class OpenShard:
             else:
                 with open(self.fd, "rb", closefd=False) as stream:
                     what = shard_checks.looks_wrong(stream, self._catalog.members(self._shard))
-                    if what is None and verify:
+                    if what is None and verified is not None and state not in verified:
                         what = shard_checks.other_digest(stream, info.digest)
+                        if what is None:
+                            verified.add(state)
         except (FileNotFoundError, NotADirectoryError) as error:
             self._catalog.missing(self._shard, error)
         except OSError as error:

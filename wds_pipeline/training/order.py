@@ -205,7 +205,8 @@ class _Plan(NamedTuple):
             return cls(shuffle.kind, samples(f"{GROUP_BYTES}B"), 1, 1, 1)
         window, lanes = samples(shuffle.window), shuffle.lanes
         if window >= count:  # all in one window: no order is left out
-            return cls("window", max(count, 1), min(samples(shuffle.block), max(count, 1)), 1, 1)
+            count = max(count, 1)
+            return cls("window", count, min(samples(shuffle.block), count), count, 1)
         lanes = min(lanes, window)
         in_lane = -(-count // lanes)
         windows = max(round(in_lane / (window // lanes)), 1)  # of about the same size

@@ -63,11 +63,17 @@ def resolve(place: Place, wanted: int | None, split: str | None) -> PublishedOri
     return PublishedOrigin(place, manifest.version, split)
 
 
-def nothing_there(place: Place) -> VersionError:
-    """The error for a place where nothing was published."""
+def destination_of(place: Place) -> str | None:
+    """The destination that a folder or file seems to be in."""
     parts = place.url.rstrip("/").split("/")
     above = next((parts.index(name) for name in _INSIDE if name in parts), None)
-    hint = f"; did you mean {'/'.join(parts[:above])}?" if above else ""
+    return "/".join(parts[:above]) if above else None
+
+
+def nothing_there(place: Place) -> VersionError:
+    """The error for a place where nothing was published."""
+    above = destination_of(place)
+    hint = f"; did you mean {above}?" if above else ""
     return VersionError(
         f"{place.url}: no version is published there; expected the destination of a dataset, with a "
         f"folder {version.FOLDER}/ in it, or tars with an index from `wds-pipeline index`{hint}"

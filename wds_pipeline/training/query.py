@@ -39,23 +39,27 @@ _MATCH = {
 _EXAMPLE = 'expected such as: jpg.width >= 512 and has("txt") and startswith(key, "cats/")'
 
 
+_GRAMMAR = "it is written as in Python: and, or, not, ==, in; texts in quotes"
+
+
 class Query:
     """A text as an expression, and the columns that it needs.
 
-    Raises VersionError for what is not understood.
+    Raises VersionError for what is not understood, with `named` as what was asked.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, named: str) -> None:
         self._text = text
+        self._named = named
         self.columns: set[str] = set()
         try:
             tree = ast.parse(text.strip(), mode="eval")
         except SyntaxError as error:
-            raise self._error(f"cannot be read ({error.msg})") from None
+            raise self._error(f"cannot be read ({error.msg}); {_GRAMMAR}") from None
         self.expression = self._truth(tree.body)
 
     def _error(self, what: str) -> VersionError:
-        return VersionError(f"the query {self._text!r} {what}; {_EXAMPLE}")
+        return VersionError(f"{self._named}: the query {self._text!r} {what}; {_EXAMPLE}")
 
     def _truth(self, node: ast.expr) -> pc.Expression:
         """What is true or false."""
@@ -78,7 +82,12 @@ class Query:
         found: pc.Expression | None = None
         for left, op, right in zip(parts, node.ops, parts[1:], strict=False):
             if isinstance(op, ast.In | ast.NotIn):
-                among = self._column(left).isin(list(self._literal(right)))
+                some = self._literal(right)
+                if not isinstance(some, list | tuple | set):
+                    raise self._error(
+                        f"has {ast.unparse(right)!r} where a list such as [1, 2] belongs"
+                    )
+                among = self._column(left).isin(list(some))
                 each = among if isinstance(op, ast.In) else ~among
             elif type(op) in _COMPARE:
                 each = _COMPARE[type(op)](self._value(left), self._value(right))
@@ -104,7 +113,10 @@ class Query:
     def _value(self, node: ast.expr) -> Any:
         if isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
             return self._column(node)
-        return pc.scalar(self._literal(node))
+        value = self._literal(node)
+        if value is None:  # a comparison with it is never true
+            raise self._error('compares with None; has("txt") asks whether there is a field')
+        return pc.scalar(value)
 
     def _column(self, node: ast.expr) -> pc.Expression:
         """`key`, `jpg.width`, `seg.png.size`, or `field["a-b.png"].size` for names of other kinds."""
@@ -115,8 +127,12 @@ class Query:
                 name = f"{self._literal(inner.slice)}.{node.attr}"
         field, _, column = name.rpartition(".")
         if name != KEY and not (field and column in COLUMNS):
-            known = ", ".join(f"{field or name}.{each}" for each in COLUMNS)
-            raise self._error(f"asks for {name!r}; there are key, and of a field {known}")
+            every = [f"{field or 'jpg'}.{each}" for each in COLUMNS]
+            near = did_you_mean(name, [KEY, *every])
+            known = f"key, and of a field, such as {field or 'jpg'}, {', '.join(every)}"
+            raise self._error(
+                f"asks for {name!r}; there are {known}{near} (a text stands in quotes)"
+            )
         self.columns.add(name)
         return pc.field(name)
 
@@ -124,4 +140,5 @@ class Query:
         try:
             return ast.literal_eval(node)
         except ValueError:
-            raise self._error(f"has {ast.unparse(node)!r} where a value belongs") from None
+            what = f"has {ast.unparse(node)!r} where a value belongs; {_GRAMMAR}"
+            raise self._error(what) from None

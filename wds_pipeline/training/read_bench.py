@@ -25,6 +25,7 @@ _SHARES = {"asked": 0.4, "again": 0.25, "raw": 0.1, "decode": 0.1, "collate": 0.
 _IN_MEMORY = 128 * 1024 * 1024  # bytes of samples that are kept to be decoded again
 _BLOCK = 4 * 1024 * 1024
 _SLOWER = 1.5  # times, from which on the first pass is said to be slower than the second
+_IN_CACHE = 0.9  # this part of shards in the page cache, or more, is all of them
 _DRAWN = 0.1  # seconds between two reports of progress
 _FEW = 32  # samples that a thread takes at a time, as in a stream
 
@@ -100,7 +101,7 @@ class ReadBench:
         """Whether the first pass was slower than the second because its bytes were not at hand."""
         slower = self.first_pass.rate * _SLOWER < self.again.rate
         # Of a store, that is what a cache of ours is for.
-        return slower and (self.disk is None if self.cached is None else self.cached < 0.9)
+        return slower and (self.disk is None if self.cached is None else self.cached < _IN_CACHE)
 
 
 def measure(dataset: Dataset, settings: Settings, progress: Progress | None = None) -> ReadBench:
@@ -189,11 +190,6 @@ class _Measuring:
         )
         if not settings.workers:
             return stream
-        if not hasattr(stream, "loader"):
-            raise ConfigError(
-                f"{self._dataset.catalog.named}: workers={settings.workers}: a DataLoader needs torch, "
-                "which is not installed: `pip install torch`; or take threads"
-            )
         return stream.loader(settings.workers)
 
     def _asked(self) -> Iterator[int]:
@@ -355,6 +351,11 @@ def advice(found: ReadBench) -> str:
     if part == "read":
         if found.disk is None:
             return "the store is the limit: keep what was read on a local disk (cache=…), read fewer fields"
+        if (found.cached or 0.0) >= _IN_CACHE and not found.settings.cold:
+            return (
+                "copying from memory is the limit, for these shards are in the page cache: fewer fields "
+                "(fields=…) help; --cold says what the disk does"
+            )
         return "the disk is the limit: a faster one, or fewer fields (fields=…), helps; more threads do not"
     if found.settings.workers:
         return (

@@ -42,7 +42,6 @@ class RemoteReader:
         self._catalog = catalog
         self._cache = cache
         self._shards = RemoteShards(catalog, cache, verify)
-        self._indexed: set[int] = set()
         self._mirror = _Mirror(catalog)
         self._local = LocalReader(self._mirror)  # type: ignore[arg-type]
         self._process = os.getpid()
@@ -139,11 +138,10 @@ class RemoteReader:
             self._shards.after_fork()
         catalog = self._catalog
         numbers = np.unique(np.searchsorted(catalog.starts, indices, side="right") - 1).tolist()
-        new = [each for each in numbers if each not in self._indexed]
+        new = [each for each in numbers if not catalog.has_members(each)]
         if len(new) > 1:
             for _ in threads(_INDEXES, "indexes").map(catalog.members, new):
                 pass
-        self._indexed.update(new)
         for each in numbers:
             self._shards.verify(each)
         return numbers

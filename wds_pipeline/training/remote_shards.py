@@ -105,10 +105,11 @@ class RemoteShards:
 
     def _other_digest(self, shard: int, found: str) -> NoReturn:
         cached = self._cached(shard)
+        what = f"found the digest {found}; expected {self._catalog.shards[shard].digest}"
         if self._cache is not None and cached is not None:
             self._cache.drop(cached)
-        expected = self._catalog.shards[shard].digest
-        raise self._catalog.damaged(shard, f"found the digest {found}; expected {expected}")
+            what += "; what the cache had of it, maybe from before a repair, was removed: try again first"
+        raise self._catalog.damaged(shard, what)
 
     def _read(self, shard: int, begin: int, end: int, member: tuple[int, int] | None) -> memoryview:
         cached = self._cached(shard)
@@ -165,9 +166,7 @@ class RemoteShards:
         except FileNotFoundError as error:
             catalog.missing(shard, error)
         except (DestinationError, SourceError) as error:
-            told = type(error)(f"{catalog.named}: {error}")
-            told.passing = error.passing
-            raise told from error
+            raise catalog.away(error) from error
         except OSError as error:
             raise catalog.damaged(shard, f"cannot be read: {error}") from error
         if stored.size != info.bytes:

@@ -52,10 +52,15 @@ class _Selection:
         self._columns: set[str] = set()
         self._seen: set[str] = set()
         if isinstance(where, str):
-            query = Query(where)
+            query = Query(where, catalog.named)
             self._parts.append(query.expression)
             self._columns |= query.columns
         elif where is not None:
+            if not isinstance(where, pc.Expression):
+                raise VersionError(
+                    f"{catalog.named}: select: found {where!r:.80}; expected a query such as "
+                    "'jpg.width >= 512'; for a function of a sample: test=…"
+                )
             self._parts.append(where)
             self._columns |= _columns_of(where, catalog)
         for fields, wanted in ((has, True), (lacks, False)):

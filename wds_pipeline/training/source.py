@@ -10,7 +10,8 @@ import xxhash
 
 from wds_pipeline.training.on_error import ErrorPolicy, OnError
 from wds_pipeline.training.order import Order, Shuffle
-from wds_pipeline.training.stream import Options, Source, Stream
+from wds_pipeline.training.stream import Options, Stream
+from wds_pipeline.training.stream_source import Source
 
 if TYPE_CHECKING:
     from wds_pipeline.training.dataset import Dataset

@@ -22,6 +22,14 @@ class WorkerState(NamedTuple):
     workers: int
     batch: int
 
+    def check_batch(self, batch: int, named: str) -> None:
+        """Raises ConfigError where steps are of another size now: workers cannot tell each other."""
+        if self.batch not in (0, batch):
+            raise ConfigError(
+                f"{named}: the state of a worker whose steps are of {self.batch} samples of all ranks was "
+                f"given to one whose steps are of {batch}; load it with `stream.load_state_dict`"
+            )
+
 
 class Found(NamedTuple):
     """What a state says: of a stream, or of the workers that had it."""
@@ -32,8 +40,9 @@ class Found(NamedTuple):
     later: int
     """How many steps were made after the workers were asked."""
 
-    def merged(self, named: str) -> tuple[int, int]:
-        """Epoch and position. Raises ConfigError where the workers' steps are not in one row."""
+    def merged(self, named: str, count: int, last: str) -> tuple[int, int]:
+        """Epoch and position, in an order of `count` samples with this `last`. Raises ConfigError
+        where the workers' steps are not in one row."""
         if not self.workers:
             return self.epoch, self.position
         states = self.workers
@@ -47,7 +56,10 @@ class Found(NamedTuple):
                 f"{', '.join(map(str, steps))}; expected adjacent ones: let the stream make the batches "
                 "(`batch_size=` there, `batch_size=None` for the DataLoader)"
             )
-        return first.epoch, first.position + (steps[0] + self.later) * first.batch
+        position = first.position + (steps[0] + self.later) * first.batch
+        if count - position < (first.batch if last == "drop" else 1):
+            return first.epoch + 1, 0
+        return first.epoch, position
 
     def of_worker(self, worker: int, workers: int, named: str) -> WorkerState:
         """What it says to a worker. Raises ConfigError if it is of another one."""
@@ -78,8 +90,7 @@ def read_state(state: Mapping[str, Any], expected: Mapping[str, Any], named: str
         if "worker" in part
     )
     first = parts[0]
-    later = int(state.get("_steps_since_snapshot", 0))
-    return Found(int(first["epoch"]), int(first["position"]), workers, later)
+    return Found(int(first["epoch"]), int(first["position"]), workers, _later(state))
 
 
 def _kind_of(state: object) -> str:
@@ -97,6 +108,13 @@ def _parts(state: Any) -> Iterator[Mapping[str, Any]]:
         return
     for value in state.values():
         yield from _parts(value)
+
+
+def _later(state: Any) -> int:
+    """How many steps a StatefulDataLoader made after its snapshot, however deep its state is."""
+    if not isinstance(state, Mapping):
+        return 0
+    return int(state.get("_steps_since_snapshot", 0)) or max(map(_later, state.values()), default=0)
 
 
 def _check(part: Mapping[str, Any], expected: Mapping[str, Any], named: str) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from itertools import islice
-from typing import Any, Protocol, TypedDict
-
-import numpy as np
+from typing import Any, TypedDict
 
 from wds_pipeline.errors import ConfigError, DecodeError
 from wds_pipeline.training.board import CELLS, Board
@@ -17,6 +16,7 @@ from wds_pipeline.training.on_error import ErrorPolicy, OnError
 from wds_pipeline.training.order import Ordered, Shuffle, seed_of
 from wds_pipeline.training.state import WorkerState, read_state
 from wds_pipeline.training.steps import LAST, Last, Pass
+from wds_pipeline.training.stream_source import Sample, Source
 from wds_pipeline.training.threads import cores, mapped
 from wds_pipeline.training.world import World, find_world, worker_info
 
@@ -26,70 +26,22 @@ _FEW = 32  # samples that a thread takes at a time, where no batch says how many
 _log = logging.getLogger("wds_pipeline.training")
 
 _SKIPPED = object()
-Sample = dict[str, Any]
-
-
-class Source(Protocol):
-    """What a stream draws from: a dataset, or a mixture of some."""
-
-    @property
-    def named(self) -> str:
-        """How messages name it."""
-        ...
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What it is, for people who look into a state."""
-        ...
-
-    @property
-    def decodes(self) -> bool:
-        """Whether `decode` does anything."""
-        ...
-
-    @property
-    def on_error(self) -> OnError | ErrorPolicy:
-        """What is done with samples that do not decode, where the stream says nothing else."""
-        ...
-
-    def order(self, seed: int, shuffle: Shuffle) -> Ordered: ...
-
-    def read_ahead(self, groups: Iterable[np.ndarray], ahead_bytes: int) -> Iterator[Sample]:
-        """The samples of these numbers, as `Reader.read_ahead`."""
-        ...
-
-    def decode(self, sample: Sample) -> Any: ...
-
-    def close(self) -> None: ...
 
 
 class Options(TypedDict, total=False):
-    """What `Dataset.stream` and `Mixture.stream` take; `Stream` has the defaults."""
+    """What `Dataset.stream` takes, which explains it; the defaults are those of `Stream`."""
 
     seed: int
-    """Of the order."""
     shuffle: Shuffle | bool | str | None
-    """True or "window", "full", False or "stored", or a `Shuffle`."""
     batch_size: int | None
-    """Samples of a batch, of a rank; without it and `global_batch_size`, steps are single samples."""
     global_batch_size: int | None
-    """Samples of the batches of all ranks."""
     last: Last
-    """What becomes of samples that fill no global batch: "pad" fills it up with the epoch's first, "drop"
-    leaves them out, "short" makes it smaller."""
     collate: Callable[[list[Any]], Any] | None
-    """Makes a batch of a list of samples; without it, that is the batch."""
     rank: int | None
-    """By default torch.distributed's, or the launcher's (RANK and WORLD_SIZE, Slurm, MPI)."""
     world_size: int | None
-    """With `rank`."""
     threads: int | None
-    """Decode and collate ahead. By default as many as there are processors where there is something to
-    decode or collate; none in a DataLoader's workers."""
     on_error: OnError | ErrorPolicy | None
-    """As for `open_dataset`, which has the default."""
     ahead_bytes: int
-    """So many are read ahead, at most."""
 
 
 class Stream:
@@ -120,13 +72,25 @@ class Stream:
         self.batch_size, self.global_batch_size, self.last = batch_size, global_batch_size, last
         self.collate, self.threads, self.ahead_bytes = collate, threads, ahead_bytes
         self._given = (rank, world_size)
+        self._sender: World | None = None
+        self.lead: tuple[int, int] | None = None
+        """Where the pass begins that a loader has workers started for."""
         self._on_error = source.on_error if on_error is None else on_error
         self._check()
-        self.board = self._make_board()
+        self._board, self._home = self._make_board(), os.getpid()
         self._start_over()
 
     def _make_board(self) -> Board:
         return Board([0] * CELLS)
+
+    @property
+    def board(self) -> Board:
+        """Which pass is next. Workers share it; processes that were given this stream as ranks do not."""
+        if self._home != os.getpid() and worker_info() is None:
+            board = self._make_board()
+            board.take(self._board)
+            self._board, self._home = board, os.getpid()
+        return self._board
 
     def _start_over(self) -> None:
         self.errors = ErrorPolicy.of(self._on_error)
@@ -140,12 +104,20 @@ class Stream:
         """Forgets what another process did, if it was forked from that."""
         if self._process != os.getpid():
             self._start_over()
+        parent = multiprocessing.parent_process()
+        if worker_info() is not None and parent and self._home not in (parent.pid, os.getpid()):
+            raise ConfigError(
+                f"{self.source.named}: stream: a DataLoader was made of it in a process that got it from "
+                "another one, where its workers share it with those of other ranks; take "
+                "`stream.loader(…)`, or say `stream.set_epoch(…)` there first"
+            )
 
     def _check(self) -> None:
         batches = {"batch_size": self.batch_size, "global_batch_size": self.global_batch_size}
-        for name, value in {**batches, "threads": self.threads}.items():
+        numbers = {**batches, "threads": self.threads, "ahead_bytes": self.ahead_bytes}
+        for name, value in numbers.items():
             least = 0 if name == "threads" else 1
-            if value is not None and (not isinstance(value, int) or value < least):
+            if value is not None and (type(value) is not int or value < least):
                 raise self._wrong(name, value, f"a number from {least}")
         if None not in batches.values():
             raise self._wrong(
@@ -172,7 +144,8 @@ class Stream:
     def __getstate__(self) -> dict[str, Any]:
         own = ("errors", "_order", "_run", "_resume", "_process")
         state = {name: value for name, value in self.__dict__.items() if name not in own}
-        state["_given"] = tuple(self._world())  # a worker cannot ask torch.distributed
+        state["_sender"] = self._world()  # a worker cannot ask torch.distributed; a rank can
+        state["_board"], state["_home"] = self.board, self._home
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -191,7 +164,8 @@ class Stream:
         return self._order
 
     def _world(self) -> World:
-        world = find_world(*self._given)
+        sent = self._sender is not None and worker_info() is not None
+        world = find_world(*(self._sender if sent and self._sender else self._given))
         whole = self.global_batch_size
         if whole is not None and whole % world.size:
             raise self._wrong("global_batch_size", whole, f"a multiple of the {world.size} ranks")
@@ -233,37 +207,51 @@ class Stream:
         return self._position()[0]
 
     def set_epoch(self, epoch: int) -> None:
-        """Says which epoch is next, from its beginning."""
+        """Says which epoch is next, from its beginning. Raises ConfigError for what is no number."""
         self.seek(epoch, 0)
 
     def seek(self, epoch: int, position: int) -> None:
         """Says where the next pass begins: a position of an epoch's global order."""
-        if epoch < 0 or not 0 <= position <= len(self.order):
-            raise self._wrong(
-                "position", (epoch, position), f"an epoch and 0 to {len(self.order):,}"
-            )
+        sound = type(epoch) is type(position) is int and epoch >= 0
+        if not (sound and 0 <= position <= len(self.order)):
+            expected = f"an epoch from 0, and 0 to {len(self.order):,}"
+            raise self._wrong("epoch and position", (epoch, position), expected)
+        self._at_home()
         self._run, self._resume = None, None
         self.board.set(epoch, position)
 
     def begin(self, slot: int = 0, workers: int = 1) -> Run:
         """Begins the pass that is next."""
+        self._at_home()
         resume, self._resume = self._resume, None
-        if resume is None:
-            epoch, position = self.board.next(slot)
-            done = max(slot - 1, 0)
-        else:
+        done = max(slot - 1, 0)
+        if resume is not None:
             epoch, position, done = resume.epoch, resume.position, resume.step
+        elif (
+            slot and self.lead is not None
+        ):  # a kept worker's later passes begin while the loader waits
+            epoch, position = self.lead if self._run is None else self.board.first
+        else:
+            epoch, position = self.board.next(slot)
         self.board.begin(slot, epoch)
         plan = self.plan(epoch, position)
+        if resume is not None:
+            resume.check_batch(plan.batch, self.source.named)
         if slot <= 1 and (plan.padded or plan.dropped):
             _log.info("epoch %d of %r", epoch, self)
         self._run = Run(plan, done, slot, workers)
         return self._run
 
     def __iter__(self) -> Iterator[Any]:
-        self._at_home()
-        worker, workers = worker_info() or (-1, 1)
-        run = self.begin(worker + 1, workers)
+        found = worker_info()
+        if found is None:
+            return self._pass(None)
+        # At once, before anything is asked for: a pass that is broken off early is one for each worker.
+        return self._pass(self.begin(found[0] + 1, found[1]))
+
+    def _pass(self, run: Run | None) -> Iterator[Any]:
+        run = run or self.begin()
+        workers = run.workers
         with closing(self._made(run)) as made:
             if not self.source.decodes:
                 for found in made:
@@ -371,10 +359,17 @@ class Stream:
         found = read_state(state, {**self.source.facts, **self.order.identity}, self.source.named)
         worker = worker_info()
         if worker is None:
-            self.seek(*found.merged(self.source.named))
+            self.seek(*found.merged(self.source.named, len(self.order), self.last))
             return
         self._resume = found.of_worker(*worker, self.source.named)
         self.board.begin(worker[0] + 1, self._resume.epoch)
+
+    def loader(self, num_workers: int = 0, **options: Any) -> Any:
+        """A DataLoader of torch's. Raises ConfigError where torch is not installed."""
+        raise ConfigError(
+            f"{self.source.named}: stream.loader: num_workers={num_workers}: a DataLoader needs torch, which "
+            "is not installed: `pip install torch`; or iterate over the stream itself, with threads"
+        )
 
     def close(self) -> None:
         """Closes the files of its datasets."""

@@ -49,7 +49,17 @@ class Loader:
                 f"{stream.source.named}: loader: on_error: found {stream.errors.on_error!r} without a "
                 "batch_size; expected one: else nobody knows how many samples workers left out"
             )
+        if options.get("in_order") is False:
+            raise ConfigError(
+                f"{stream.source.named}: loader: in_order: found False; expected True: batches in another "
+                "order have no position to go on from"
+            )
         self.stream = stream
+        self.sampler = _Epochs(self)
+        self.batch_sampler = None  # Lightning asks for it where there is a sampler
+        self.fresh = True
+        """No pass began, and nobody said where."""
+        self._passes = 0
         if options.get("collate_fn") is None:
             options["collate_fn"] = _as_made
         self._loader = DataLoader(stream, batch_size=None, num_workers=num_workers, **options)
@@ -59,18 +69,32 @@ class Loader:
         return len(self.stream)
 
     def __iter__(self) -> Iterator[Any]:
+        self.fresh = False
         if not self._loader.num_workers:
             yield from self._loader
             return
-        epoch, position = self.stream.board.next(0)
-        self.stream.seek(epoch, position)  # where all workers begin
-        run = self.stream.begin()
-        for batch in self._loader:
+        stream = self.stream
+        self._passes = number = self._passes + 1
+        start = stream.board.next(0)
+        stream.seek(*start)  # where all workers begin
+        run = stream.begin()
+        stream.lead = start
+        try:
+            batches = iter(self._loader)
+        finally:
+            stream.lead = None
+        for batch in batches:
             run.done += 1
             yield batch
+            if self._loader.persistent_workers and number != self._passes:
+                raise ConfigError(
+                    f"{stream.source.named}: loader: a pass goes on after another began, and both have the "
+                    "same workers; expected one at a time, or no persistent_workers"
+                )
 
     def set_epoch(self, epoch: int) -> None:
         """Says which epoch is next, from its beginning."""
+        self.fresh = False
         self.stream.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,3 +104,16 @@ class Loader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The next pass begins where the state says, as `Stream.load_state_dict`."""
         self.stream.load_state_dict(state)
+        self.fresh = False
+
+
+class _Epochs:
+    """Where Lightning says which epoch begins. It loads no state of a loader from a checkpoint of an epoch's
+    end, so this is all that a new process knows then; else the stream knows better."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def set_epoch(self, epoch: int) -> None:
+        if self._loader.fresh and epoch > self._loader.stream.epoch:
+            self._loader.set_epoch(epoch)

@@ -10,7 +10,10 @@ from wds_pipeline.errors import ConfigError
 
 _USUAL = (
     ("RANK", "WORLD_SIZE"),  # torchrun, accelerate, Lightning, DeepSpeed
-    ("SLURM_PROCID", "SLURM_NTASKS"),
+    (
+        "SLURM_PROCID",
+        "SLURM_STEP_NUM_TASKS",
+    ),  # srun; SLURM_NTASKS is in shells and batch scripts too
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMI_RANK", "PMI_SIZE"),
 )

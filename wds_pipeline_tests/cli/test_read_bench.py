@@ -195,6 +195,12 @@ def test_the_largest_part_is_the_bottleneck(part: str, words: str) -> None:
     assert words in advice(measured)
 
 
+def test_the_page_cache_is_no_disk() -> None:
+    measured = found(read=0.5)
+    measured.cached = 0.95
+    assert "copying from memory is the limit" in advice(measured)
+
+
 def test_what_was_cold() -> None:
     measured = found()
     measured.again = Pass(samples=1000, seconds=1.0)

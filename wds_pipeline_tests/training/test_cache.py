@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -207,6 +208,27 @@ def test_least_recently_used(tmp_path: Path) -> None:
     assert held.removed
     assert bytes(held.read(0, len(data))[0]) == bytes(data), "open, it stays readable"
     assert cache.shard(digests[1], len(data)) is not held
+
+
+def test_only_so_many_files_are_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In all caches of a process together, or there would be none left for connections."""
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, 64))
+    before = len(os.listdir("/dev/fd"))
+    caches = [Cache(CacheConfig(folder=tmp_path / str(number))) for number in range(3)]
+    for cache in caches:
+        for number in range(12):
+            assert cache.shard(f"xxh3-128:{number:032x}", 1000) is not None
+    assert 0 < len(os.listdir("/dev/fd")) - before <= 16
+    held = [cache.shard(f"xxh3-128:{number:032x}", 1000) for number in range(5)]
+
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with warnings.catch_warnings(), monkeypatch.context() as patched:
+        warnings.simplefilter("error")
+        patched.setattr(CachedShard, "_open", none_left)
+        assert cache.shard(f"xxh3-128:{99:032x}", 1000) is None
+    assert cache.shard(f"xxh3-128:{99:032x}", 1000) is not None and all(held)
 
 
 def test_a_full_disk(

@@ -132,6 +132,30 @@ def test_ranks_make_the_same_global_batches(
     assert seen(tmp_path, ranks) == expected(published, 12, last, 2)
 
 
+def as_rank(rank: int, stream: Any, folder: str) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2")
+    steps = [batch for _ in range(2) for batch in stream.loader(num_workers=1)]
+    Path(folder, f"seen-0-{rank}.jsonl").write_text("\n".join(map(json.dumps, steps)))
+
+
+def only_keys(batch: list[dict[str, Any]]) -> list[str]:
+    return [each["__key__"] for each in batch]
+
+
+@pytest.mark.filterwarnings("ignore:.*os.fork:DeprecationWarning")
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_ranks_that_are_given_a_stream_made_before_them(
+    published: Project, tmp_path: Path, context: str
+) -> None:
+    from torch.multiprocessing import start_processes  # type: ignore[attr-defined]
+
+    stream = open_dataset(str(published.destination), split="train").stream(
+        seed=1, global_batch_size=12, collate=only_keys
+    )
+    start_processes(as_rank, (stream, str(tmp_path)), nprocs=2, start_method=context)
+    assert seen(tmp_path, 2) == expected(published, 12, "pad", 2)
+
+
 def test_killed_and_resumed_with_other_ranks_and_workers(
     published: Project, tmp_path: Path
 ) -> None:

@@ -223,3 +223,21 @@ def test_each_pass_is_another_epoch() -> None:
     assert [number for batch in again for number in numbers(batch)] == passes[0][10:]
     assert first == passes[0][:10]
     assert again.epoch == 1
+
+
+def test_what_pads_is_the_beginning_of_the_same_epoch() -> None:
+    stream = Stream(Numbers([20] * 5), batch_size=8)
+    for _ in range(2):
+        *steps, last = [numbers(batch) for batch in stream]
+        assert last[4:] == steps[0][:4]
+
+
+def test_a_state_counts_from_when_it_is_loaded() -> None:
+    stream = Stream(Numbers([20] * 5), batch_size=10)
+    state = stream.state_dict()
+    next(iter(stream))
+    assert stream.state_dict() != state
+    stream.load_state_dict(state)
+    assert stream.state_dict() == state
+    stream.set_epoch(4)
+    assert stream.state_dict() == {**state, "epoch": 4} and stream.epoch == 4

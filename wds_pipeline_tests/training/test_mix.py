@@ -70,6 +70,15 @@ def test_an_epoch_has_its_counts_and_each_dataset_goes_on(
             assert sorted(drawn[number][begin : begin + size]) == list(range(size))
 
 
+def test_it_is_the_same_for_ever() -> None:
+    # A job that resumes after an upgrade goes on in its order: these numbers never change.
+    made = order([30, 7], [6, 4], seed=3)
+    assert [made.at(epoch, np.arange(10)).tolist() for epoch in (0, 1)] == [
+        [24, 23, 34, 32, 21, 31, 6, 15, 30, 2],
+        [36, 33, 18, 26, 35, 33, 16, 3, 22, 17],
+    ]
+
+
 def test_shares_are_even_all_along() -> None:
     made = order([10**5, 10**4, 100], [70_000, 29_000, 1_000])
     numbers = made.at(0, np.arange(len(made)))
@@ -136,6 +145,16 @@ def test_laws(train: Dataset, val: Dataset) -> None:
         mix({"one": train, "two": val}).stream(seed=2).load_state_dict(resumed.state_dict())
 
 
+def test_the_same_samples_under_two_names_do_not_come_together(train: Dataset) -> None:
+    found = list(mix({"one": train, "two": train}).stream(shuffle="full"))
+    one, two = (
+        [each["__index__"] for each in found if each["__dataset__"] == name]
+        for name in ("one", "two")
+    )
+    assert sorted(one) == sorted(two)
+    assert sum(a == b for a, b in zip(one, two, strict=True)) < 10  # of 76; one by chance
+
+
 def test_each_decodes_as_it_was_opened(published: Project, val: Dataset) -> None:
     short = open_dataset(
         str(published.destination),
@@ -188,6 +207,11 @@ def test_what_cannot_be(
 def test_names_and_empty_ones(train: Dataset, val: Dataset) -> None:
     with pytest.raises(ConfigError, match="two datasets are named small; expected names"):
         mix([train, val])
+    for some in (["published"], {"one": "published"}):
+        with pytest.raises(
+            ConfigError, match="found 'published'; expected datasets, from `open_dat"
+        ):
+            mix(some)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="found no datasets"):
         mix([])
     with pytest.raises(ConfigError, match=r"two \(small: version 1, split val\) has no samples"):

@@ -7,6 +7,7 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from wds_pipeline.config import RetentionConfig
 from wds_pipeline.dataset import publish, retain, seal, view
-from wds_pipeline.errors import VerificationError, VersionError
+from wds_pipeline.errors import ConfigError, VerificationError, VersionError
 from wds_pipeline.training import Dataset, open_dataset
 from wds_pipeline_tests.conftest import Project
 from wds_pipeline_tests.training.conftest import plain, stored, write_samples
@@ -73,6 +74,7 @@ def test_ways_to_name_a_version(published: Project, version: int | str | None) -
     ("options", "message"),
     [
         ({"version": 9}, r"small: .*version 9 is not there; there are 1"),
+        ({"version": "train"}, "version='train': expected a number .*; a split is named by split="),
         ({"version": "newest"}, "version='newest': expected a number such as 7, or 'latest'"),
         ({"version": True}, "version=True: expected a number"),
         ({"version": 1.5}, "version=1.5: expected a number"),
@@ -80,7 +82,11 @@ def test_ways_to_name_a_version(published: Project, version: int | str | None) -
         ({"fields": ["tx"]}, "no sample has a field 'tx'; there are json, png, seg.png, txt"),
         ({"fields": "seg.pgn"}, "did you mean 'seg.png'"),
         ({"fields": []}, "fields: found none"),
-        ({"storage": {"retry_secs": 1}}, "storage.retry_secs"),
+        (
+            {"storage": {"retry_secs": 1}},
+            "storage.retry_secs: there is no such key; there are .*did you mean 'retry_seconds'",
+        ),
+        ({"storage": ["profile"]}, "storage: expected a mapping"),
     ],
 )
 def test_what_is_not_there(published: Project, options: dict[str, object], message: str) -> None:
@@ -93,6 +99,46 @@ def test_a_folder_that_is_no_destination(published: Project, tmp_path: Path) -> 
         open_dataset(str(tmp_path))
     with pytest.raises(VersionError, match=f"did you mean {published.destination}"):
         open_dataset(f"{published.destination}/shards")
+
+
+def test_a_file_or_a_shard_instead_of_its_destination(published: Project, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text("name: small")
+    with pytest.raises(VersionError, match=r"small\.yaml: no version is published there"):
+        open_dataset(str(tmp_path / "small.yaml"))
+    tars = published.destination / "views" / "00000001" / "train-{000000..000001}.tar"
+    with pytest.raises(VersionError, match=f"are of: '{published.destination}', version=…, split"):
+        open_dataset(str(tars))
+
+
+def test_a_url_that_lacks_a_slash() -> None:
+    with pytest.raises(VersionError, match="did you mean s3://bucket/captions"):
+        open_dataset("s3:/bucket/captions")
+
+
+@pytest.mark.parametrize("url", [None, ""])
+def test_a_variable_that_is_not_set(url: Any) -> None:
+    with pytest.raises(VersionError, match="expected a dataset's destination or tars"):
+        open_dataset(url)
+
+
+def test_a_cache_is_checked_though_a_local_disk_needs_none(published: Project) -> None:
+    with pytest.raises(ConfigError, match=r"cache\..*expected a folder, or \{'folder'"):
+        open_dataset(str(published.destination), cache={"dir": "cache"})
+    assert len(open_dataset(str(published.destination), cache="cache")[:2]) == 2
+
+
+def test_a_credential_in_the_wrong_place_is_not_shown(published: Project) -> None:
+    for storage in ({"options": {"token": "hidden-word"}}, {"secret": "hidden-word"}):
+        with pytest.raises(VersionError) as caught:
+            open_dataset(str(published.destination), storage=storage)
+        assert "hidden-word" not in str(caught.value)
+
+
+@pytest.mark.parametrize("which", ["cats/0001", 1.5, [1, 2], None])
+def test_what_is_no_number(published: Project, which: Any) -> None:
+    dataset = open_dataset(str(published.destination), split="train")
+    with pytest.raises(TypeError, match=r"small: .*expected a number or a slice; by key: \.by_key"):
+        dataset[which]
 
 
 def test_a_password_in_the_url_is_not_shown() -> None:

@@ -10,14 +10,14 @@ import resource
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
 
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.errors import VerificationError, VersionError
-from wds_pipeline.training import Dataset, open_dataset
+from wds_pipeline.training import Dataset, open_dataset, shard_checks
 from wds_pipeline.training.local import LocalReader
 from wds_pipeline_tests.conftest import Project, png
 from wds_pipeline_tests.training.conftest import plain, stored, write_samples
@@ -195,7 +195,7 @@ def test_a_forked_process_goes_on_with_what_is_open(published: Project) -> None:
     assert isinstance(dataset.reader, LocalReader)
     locks = [dataset.reader._shards._lock, dataset.catalog._members._lock, dataset._lock]
     for lock in locks:  # as a thread may, at the fork
-        lock._lock.acquire()
+        lock.__enter__()
     child = os.fork()
     if child == 0:
         try:
@@ -242,7 +242,23 @@ def test_only_so_many_files_are_open(published: Project, monkeypatch: pytest.Mon
     dataset = open_dataset(str(published.destination))
     assert len(dataset.urls) > 16
     assert [plain(each) for each in dataset] == stored(published)
-    assert open_files() - before == 16
+    assert 0 < open_files() - before <= 16
+    asked = []
+    other_digest = shard_checks.other_digest
+
+    def counted(file: BinaryIO, digest: str) -> str | None:
+        asked.append(digest)
+        return other_digest(file, digest)
+
+    monkeypatch.setattr(shard_checks, "other_digest", counted)
+    verified = open_dataset(str(published.destination), verify=True)
+    for _ in range(2):
+        assert [plain(each) for each in verified] == stored(published)
+    assert len(asked) == len(verified.urls), "once each, however often they are opened"
+    others = [open_dataset(str(published.destination)) for _ in range(4)]
+    for each in others:  # as a mixture does
+        assert [plain(sample) for sample in each] == stored(published)
+    assert 0 < open_files() - before <= 16
 
 
 # What is not what the version says.

@@ -231,6 +231,16 @@ def test_what_does_not_pass(proxied: tuple[Proxy, str], expected: Stored, fault:
     assert found == expected[: dataset.catalog.starts[2]]
     assert str(error.value).startswith("small: version 1: ")
     assert bad.url in str(error.value)
+    assert "build" not in str(error.value) and "destination" not in str(error.value)
+
+
+def test_an_index_that_does_not_come(proxied: tuple[Proxy, str]) -> None:
+    """The error is of the dataset, and says what a reader can do."""
+    proxy, url = proxied
+    dataset = open_dataset(url, **options(proxy.endpoint, retry_seconds=0.4))
+    proxy.on(faults.SLOW_DOWN, "GET", "members")
+    with pytest.raises(DestinationError, match=r"^small: version 1: .*\(storage.retry_seconds"):
+        dataset[0]
 
 
 def test_many_under_way(proxied: tuple[Proxy, str], expected: Stored) -> None:

@@ -159,12 +159,23 @@ def test_no_sample_is_read_for_a_query(dataset: Dataset, monkeypatch: pytest.Mon
     [
         (
             "png.widht > 3",
-            r"asks for 'png.widht'; there are key, and of a field png.size, png.width",
+            r"small: .*asks for 'png.widht'; there are key, and of a field, such as png, png.size, "
+            r"png.width, .*did you mean 'png.width'",
         ),
         ("jpg.width > 3", "no sample has a field 'jpg'; there are json, png, seg.png, txt"),
         ("txt.width > 3", "asks for txt.width, but no txt has a width"),
         ("png.width > 'a'", "cannot be answered"),
         ("png.width >", "cannot be read"),
+        (
+            "png.width > 3 && has('txt')",
+            "written as in Python: and, or, not, ==, in; texts in quotes",
+        ),
+        ("png.width > 3 & txt.size > 3", "where a value belongs; it is written as in Python"),
+        ("width > 3", "asks for 'width'; there are key, and of a field, such as jpg, jpg.size"),
+        ("key == cats", "a text stands in quotes"),
+        ("key in 'cats'", "where a list such as"),
+        ("png.width == None", r"compares with None; has\("),
+        (bool, "for a function of a sample: test="),
         ("__import__('os').system('true')", "where something true or false belongs"),
         ("has(png)", "where a value belongs"),
         ("hass('png')", r"there are has\(field\)"),

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from wds_pipeline.dataset.version import Manifest
@@ -209,6 +210,8 @@ def test_a_state_of_another_version(tmp_path: Path) -> None:
 def test_what_is_no_state(train: Dataset) -> None:
     with pytest.raises(ConfigError, match="found a state with 'model'; expected one from"):
         train.stream().load_state_dict({"model": 1})
+    with pytest.raises(ConfigError, match="found None instead of a state; expected one from"):
+        train.stream().load_state_dict(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -221,12 +224,17 @@ def test_what_is_no_state(train: Dataset) -> None:
             "found 6; expected a multiple of the 4",
         ),
         ({"last": "keep"}, "last: found 'keep'; expected one of pad, drop, short"),
+        ({"batch_size": True}, "batch_size: found True; expected a number from 1"),
+        ({"ahead_bytes": "1GB"}, "ahead_bytes: found '1GB'; expected a number from 1"),
         ({"threads": -1}, "threads: found -1; expected a number from 0"),
         (
             {"rank": 2, "world_size": 2},
             "rank: found 2 of world_size 2; expected 0 to world_size - 1",
         ),
         ({"rank": 0}, "world_size: found nothing; expected both rank and world_size, or neither"),
+        ({"seed": None}, "seed: found None; expected a whole number"),
+        ({"seed": 1.5}, "seed: found 1.5"),
+        ({"collate": 3, "batch_size": 2}, "collate: found 3; expected a function"),
         ({"collate": keys}, "collate: found .*; expected a batch_size with it"),
         ({"on_error": "ignore"}, "on_error='ignore'"),
         ({"shuffle": "some"}, "shuffle: found 'some'"),
@@ -235,6 +243,11 @@ def test_what_is_no_state(train: Dataset) -> None:
 def test_options_that_cannot_be(train: Dataset, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         train.stream(**options)
+
+
+def test_a_seed_of_numpy_is_kept_as_a_plain_value(train: Dataset) -> None:
+    stream = train.stream(seed=np.int64(3))  # type: ignore[typeddict-item]
+    assert json.loads(json.dumps(stream.state_dict())) == train.stream(seed=3).state_dict()
 
 
 def test_no_samples(train: Dataset) -> None:
@@ -248,7 +261,7 @@ def test_no_samples(train: Dataset) -> None:
     ("rank", "size"),
     [
         ("RANK", "WORLD_SIZE"),
-        ("SLURM_PROCID", "SLURM_NTASKS"),
+        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
         ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ],
 )
@@ -262,6 +275,13 @@ def test_what_launchers_set(
     monkeypatch.setenv(rank, "first")
     with pytest.raises(ConfigError, match=f"{rank}: found 'first'; expected a number"):
         train.stream()
+
+
+def test_a_shell_of_slurm_is_no_rank(train: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`salloc -n 4` and a script of `sbatch -n 4` have these; only `srun` starts ranks."""
+    for name, value in (("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4")):
+        monkeypatch.setenv(name, value)
+    assert len(list(train.stream())) == len(train)
 
 
 def test_what_is_padded_and_dropped_is_said(
@@ -289,6 +309,10 @@ def test_without_torch(published: Project, train: Dataset, monkeypatch: pytest.M
     stream = train.stream(seed=4)
     assert type(stream) is Stream
     assert keys(stream) == expected
+    with pytest.raises(
+        ConfigError, match=r"split train: stream\.loader: .* needs torch, which is not"
+    ):
+        stream.loader(num_workers=2)
 
 
 def test_it_goes_to_another_process(train: Dataset) -> None:

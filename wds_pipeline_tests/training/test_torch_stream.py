@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from wds_pipeline.errors import ConfigError
@@ -116,6 +117,47 @@ def test_a_loader_kept_open_goes_from_epoch_to_epoch(train: Dataset) -> None:
     assert list(loader) == list(alone)
 
 
+class Late:
+    """Has the second worker begin when the first one is at work."""
+
+    def __init__(self) -> None:
+        self.gate = torch.multiprocessing.Event()
+
+    def __call__(self, worker: int) -> None:
+        if worker == 1:
+            self.gate.wait(60)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_pass_broken_off_before_all_workers_began(
+    train: Dataset, ours: bool, persistent: bool
+) -> None:
+    late, made, alone = Late(), stream(train), stream(train)
+    options: Any = {"num_workers": 2, "worker_init_fn": late, "persistent_workers": persistent}
+    loader = made.loader(**options) if ours else DataLoader(made, batch_size=None, **options)
+    for batch in loader:
+        assert batch == next(iter(alone))
+        late.gate.set()
+        break
+    assert [list(loader) for _ in range(2)] == [list(alone) for _ in range(2)]
+    del loader
+
+
+def test_two_passes_at_once(train: Dataset) -> None:
+    late, alone = Late(), stream(train)
+    loader = stream(train).loader(num_workers=2, worker_init_fn=late)
+    running = [iter(loader), iter(loader)]
+    found = [[next(each)] for each in running]
+    late.gate.set()
+    for each, part in zip(running, found, strict=True):
+        part.extend(each)
+    assert found == [list(alone) for _ in range(2)]
+    loader = stream(train).loader(num_workers=2, persistent_workers=True)
+    with pytest.raises(ConfigError, match="a pass goes on after another began"):
+        list(zip(loader, loader, strict=True))
+
+
 def test_what_workers_skip_is_counted(published: Project) -> None:
     dataset = open_dataset(str(published.destination), decode=ends_with_3, on_error="skip")
     wrong = sum(each["__key__"].endswith("3") for each in open_dataset(str(published.destination)))
@@ -137,9 +179,19 @@ def test_only_a_loader_knows(train: Dataset) -> None:
         made.state_dict()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_our_loader_gives_what_the_stream_makes(published: Project, workers: int) -> None:
+    dataset = open_dataset(str(published.destination), fields=["png"], decode="rgb8")
+    loader = dataset.stream(batch_size=4).loader(workers)
+    kinds = {type(sample["png"]) for batch in loader for sample in batch}
+    assert kinds == {np.ndarray}  # a DataLoader by itself makes tensors of arrays
+
+
 def test_what_the_stream_decides(train: Dataset) -> None:
     with pytest.raises(ConfigError, match="loader: batch_size: found 4; expected nothing"):
         stream(train).loader(batch_size=4)
+    with pytest.raises(ConfigError, match="loader: in_order: found False; expected True"):
+        stream(train).loader(num_workers=2, in_order=False)
 
 
 def test_an_error_in_a_worker_says_what_is_wrong(published: Project) -> None:
@@ -190,6 +242,49 @@ def test_stateful_dataloader(train: Dataset, workers: int, batch_size: int | Non
             assert found + list(anywhere) == whole[epoch]
 
 
+@pytest.mark.parametrize("last", ["pad", "drop", "short"])
+def test_the_state_of_a_stateful_dataloader_at_the_end(train: Dataset, last: str) -> None:
+    stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+    loader = stateful(stream(train, last=last), batch_size=None, num_workers=2)
+    alone, again = stream(train, last=last), stream(train, last=last)
+    assert list(loader) == list(alone)
+    again.load_state_dict(loader.state_dict())
+    assert list(again) == list(alone) == list(loader)
+
+
+def test_a_stateful_dataloader_with_kept_workers_and_few_snapshots(train: Dataset) -> None:
+    stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+    options: Any = {"batch_size": None, "num_workers": 2, "persistent_workers": True}
+    alone = stream(train)
+    expected = [list(alone) for _ in range(2)][1]
+    for steps, every in ((0, 1), (1, 1), (5, 3)):
+        before = stateful(stream(train), snapshot_every_n_steps=every, **options)
+        list(before)
+        running = iter(before)
+        found = list(islice(running, steps))
+        state = {"step": 1, "data": {"train": before.state_dict()}}  # as a checkpoint has it
+        del running, before
+        anywhere = stream(train)
+        anywhere.load_state_dict(state)
+        assert found + list(anywhere) == expected
+        again = stateful(stream(train), **options)
+        again.load_state_dict(state["data"]["train"])  # type: ignore[index]
+        assert found + list(again) == expected
+
+
+def test_workers_do_not_go_on_with_other_batches(train: Dataset) -> None:
+    stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+    loader = stateful(stream(train), batch_size=None, num_workers=2)
+    running = iter(loader)
+    next(running)
+    state = loader.state_dict()
+    list(running)
+    again = stateful(stream(train, batch_size=4), batch_size=None, num_workers=2)
+    again.load_state_dict(state)
+    with pytest.raises(Exception, match=r"steps are of 8 samples .* whose steps are of 4; load it"):
+        list(again)
+
+
 def test_a_stateful_dataloader_that_makes_batches_itself(train: Dataset) -> None:
     stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
     loader = stateful(train.stream(), batch_size=5, num_workers=2, collate_fn=keys)
@@ -219,7 +314,8 @@ def test_the_state_of_another_worker(train: Dataset) -> None:
 # Lightning.
 
 
-def test_lightning(train: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_lightning_goes_on_from_an_epochs_end(train: Dataset, tmp_path: Path, workers: int) -> None:
     lightning = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
     seen: list[list[str]] = []
 
@@ -235,6 +331,38 @@ def test_lightning(train: Dataset, tmp_path: Path) -> None:
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), 0.1)
 
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    for epochs in (1, 3):
+        kept = lightning.callbacks.ModelCheckpoint(tmp_path, save_last=True)  # at each epoch's end
+        trainer = lightning.Trainer(
+            accelerator="cpu", max_epochs=epochs, callbacks=[kept], **options
+        )
+        checkpoint = tmp_path / "last.ckpt" if epochs > 1 else None
+        trainer.fit(Model(), stream(train).loader(num_workers=workers), ckpt_path=checkpoint)
+    alone = stream(train)
+    assert seen == [batch for _ in range(3) for batch in alone]
+
+
+def test_lightning(train: Dataset, tmp_path: Path) -> None:
+    lightning = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
+    seen: list[list[str]] = []
+    validated: list[list[str]] = []
+
+    class Model(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+
+        def training_step(self, batch: list[str], number: int) -> Any:
+            seen.append(batch)
+            return self.layer(torch.ones(1, 1)).sum()
+
+        def validation_step(self, batch: list[str], number: int) -> None:
+            validated.append(batch)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
     def fit(loader: Any, steps: int, checkpoint: Path | None = None) -> Any:
         trainer = lightning.Trainer(
             accelerator="cpu",
@@ -245,7 +373,8 @@ def test_lightning(train: Dataset, tmp_path: Path) -> None:
             enable_model_summary=False,
             enable_checkpointing=False,
         )
-        trainer.fit(Model(), loader, ckpt_path=checkpoint)
+        checks = stream(train, shuffle=False).loader()
+        trainer.fit(Model(), loader, checks, ckpt_path=checkpoint)
         return trainer
 
     alone = stream(train)
@@ -255,3 +384,4 @@ def test_lightning(train: Dataset, tmp_path: Path) -> None:
     assert seen == expected[:7]
     fit(stream(train).loader(num_workers=1), 15, tmp_path / "kept.ckpt")
     assert seen == expected[:15]
+    assert list(stream(train, shuffle=False)) == validated[-10:]

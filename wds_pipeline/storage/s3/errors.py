@@ -51,6 +51,11 @@ _AWAY = (
     ConnectionError,
     TimeoutError,
 )
+# What a reader can do, which tried for as long as it was told.
+_LATER = (
+    "go on later, or have it tried for longer (storage.retry_seconds), or with fewer requests at a time "
+    "(storage.concurrency)"
+)
 WEB_PAGE = "a web page"  # in place of S3's answer, from a console or a portal
 NOT_TRUSTED = "NotTrusted"  # ours: TLS failed
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -118,7 +123,7 @@ def explain(
         return _make(
             place,
             f"{where}: {str(error).rstrip('.')}; expected one of ~/.aws/config: check AWS_PROFILE and "
-            f"{place.part}.storage.profile",
+            f"{_options(place)}.profile",
         )
     if isinstance(error, _NO_CREDENTIALS):
         what = str(error).rstrip(".")
@@ -126,8 +131,8 @@ def explain(
             place,
             f"no credentials for {where} ({profile}): {what}; expected them in the environment "
             "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), in a profile (AWS_PROFILE, or "
-            f"{place.part}.storage.profile), or from the machine's role. For a public bucket set "
-            f"{place.part}.storage.anonymous: true",
+            f"{_options(place)}.profile), or from the machine's role. For a public bucket set "
+            f"{_options(place)}.anonymous: true",
         )
     answer = read_answer(error)
     if answer is None:
@@ -139,9 +144,11 @@ def explain(
 
 def _message(answer: Answer, place: Place, where: str, profile: str, server: str) -> str:
     code = answer.code or f"HTTP status {answer.status}"
-    options = f"{place.part}.storage"
+    options = _options(place)
     if code == "NoSuchBucket":
-        return f"{where}: {server} has no such bucket ({code}); check {place.part}.url, and who is asked"
+        return (
+            f"{where}: {server} has no such bucket ({code}); check {_url(place)}, and who is asked"
+        )
     if code == "SignatureDoesNotMatch":
         return (
             f"{where}: access denied ({code}) with {profile}: its secret key is not that of its access "
@@ -155,7 +162,7 @@ def _message(answer: Answer, place: Place, where: str, profile: str, server: str
     if code in _LET_IN or answer.status in (401, 403):
         return (
             f"{where}: access denied ({code}) with {profile}; expected credentials that may "
-            f"{'list and read' if place.part == 'source' else 'list, read, write and delete'} there: "
+            f"{_rights(place)} there: "
             f"check them, or {options}.profile"
         )
     if code in _ELSEWHERE or answer.status in (301, 307):
@@ -171,8 +178,24 @@ def _message(answer: Answer, place: Place, where: str, profile: str, server: str
             f"and the endpoint (AWS_ENDPOINT_URL, or {options}.endpoint_url)"
         )
     if answer.passing:
-        return f"{where}: the store cannot do it for the moment ({code}); build again later"
+        later = "build again later" if place.dataset else _LATER
+        return f"{where}: the store cannot do it for the moment ({code}); {later}"
     return f"{where}: the store refused ({code})"
+
+
+def _options(place: Place) -> str:
+    """Where the settings are: who opens a URL gives them in code, and is of no dataset's file."""
+    return f"{place.part}.storage" if place.dataset else "storage"
+
+
+def _url(place: Place) -> str:
+    return f"{place.part}.url" if place.dataset else "the URL"
+
+
+def _rights(place: Place) -> str:
+    if not place.dataset:
+        return "list and read (and write, for what writes)"
+    return "list and read" if place.part == "source" else "list, read, write and delete"
 
 
 def _make(place: Place, message: str, passing: bool = False) -> WdsPipelineError:

@@ -38,6 +38,10 @@ _KEPT = timedelta(minutes=2)  # how long obstore keeps credentials before it ask
 _UPLOADS = 4  # parts of one shard under way
 Result = TypeVar("Result")
 _lock = threading.Lock()
+# So that no thread has it at a fork: the child would wait for that thread for ever.
+os.register_at_fork(
+    before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+)
 
 
 def session_for(place: Place) -> S3Session:

@@ -264,6 +264,22 @@ def test_huggingface(
                 assert rows[key]["json"] == json.loads(fields["json"])
 
 
+def test_huggingface_where_fields_are_missing(project: Project) -> None:
+    datasets = pytest.importorskip("datasets")
+    for key in project.add(0, 20)[::2]:
+        (project.source / f"{key}.json").unlink()
+    project.build(exports=["huggingface"])
+    folder = str(project.destination / "views/00000001")
+    with pytest.raises(ValueError, match="don't share the same prefix or the same types"):
+        datasets.load_dataset(folder, streaming=True)
+    text = datasets.Value("string")
+    features = {"__key__": text, "txt": text, "json": {"number": datasets.Value("int64")}}
+    found = datasets.load_dataset(folder, streaming=True, features=datasets.Features(features))
+    rows = {row["__key__"]: row["json"] for row in found["train"]}
+    assert len(rows) == 20
+    assert all((value is None) == (int(key[-4:]) % 2 == 0) for key, value in rows.items())
+
+
 # Croissant
 
 
