@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import gc
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -42,6 +45,21 @@ def png(number: int) -> bytes:
     colour = (number * 7 % 256, number // 7 % 256, number * 31 % 256)
     Image.new("RGB", (8 + number % 5, 8), colour).save(data, "PNG")
     return data.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def no_loaders_left() -> Iterator[None]:
+    """Ends the workers of DataLoaders that a test let go of: they were forked with all that is open here, and
+    what waits for the end of a pipe would wait for them too."""
+    before = set(multiprocessing.active_children())
+    yield
+    left = {each for each in multiprocessing.active_children() if each.daemon} - before
+    for child in left:
+        with suppress(RuntimeError):  # torch says so when a worker is killed
+            child.kill()
+            child.join()
+    if left:
+        gc.collect()  # the loaders; they would wait for their workers
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -112,8 +113,11 @@ class _Epochs:
     end, so this is all that a new process knows then; else the stream knows better."""
 
     def __init__(self, loader: Loader) -> None:
-        self._loader = loader
+        # A cycle would leave the loader to the garbage collector, which ends the queues of its workers before
+        # these are told to end: five seconds each.
+        self._loader = weakref.ref(loader)
 
     def set_epoch(self, epoch: int) -> None:
-        if self._loader.fresh and epoch > self._loader.stream.epoch:
-            self._loader.set_epoch(epoch)
+        loader = self._loader()
+        if loader is not None and loader.fresh and epoch > loader.stream.epoch:
+            loader.set_epoch(epoch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import random
@@ -22,6 +23,8 @@ import xxhash
 
 from wds_pipeline.errors import ConfigError, VerificationError
 from wds_pipeline.training import Dataset, open_dataset
+from wds_pipeline.training import cache as caching
+from wds_pipeline.training.bounded import Shares
 from wds_pipeline.training.cache import Cache, CacheConfig
 from wds_pipeline.training.cached_shard import BLOCK, SHARD, TABLE, WHOLE, CachedShard
 from wds_pipeline_tests.conftest import Project
@@ -213,6 +216,8 @@ def test_least_recently_used(tmp_path: Path) -> None:
 def test_only_so_many_files_are_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In all caches of a process together, or there would be none left for connections."""
     monkeypatch.setattr(resource, "getrlimit", lambda which: (64, 64))
+    monkeypatch.setattr(caching, "_open", Shares())
+    gc.collect()  # what other tests let go of
     before = len(os.listdir("/dev/fd"))
     caches = [Cache(CacheConfig(folder=tmp_path / str(number))) for number in range(3)]
     for cache in caches:
