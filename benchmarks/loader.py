@@ -23,15 +23,13 @@ from benchmarks.measure import (
     Contender,
     Section,
     Settings,
-    Stopwatch,
     Table,
-    Took,
     best,
     cpu,
     median,
     take_turns,
 )
-from benchmarks.read import BUFFER, published
+from benchmarks.read import BUFFER, checked, published
 from benchmarks.readers import WEBDATASET
 from wds_pipeline.training import Dataset, open_dataset
 
@@ -70,7 +68,10 @@ def _table(settings: Settings, name: str) -> Table:
         _files[:] = [sample["jpg"] for sample in dataset]
         wanted = _pillow(range(len(_files)))
         ways = {**_limits(), **_ours(url), **_webdataset(dataset.urls)}
-        contenders = [Contender(who, _checked(who, way, wanted)) for who, way in ways.items()]
+        contenders = [
+            Contender(who, checked(way, wanted, f"{who}: images and sum of pixels"))
+            for who, way in ways.items()
+        ]
         seconds = take_turns(contenders, min(settings.rounds, 3))
     count = len(_files)
     _files.clear()
@@ -94,18 +95,6 @@ def _table(settings: Settings, name: str) -> Table:
             ]
         )
     return table
-
-
-def _checked(who: str, way: Callable[[], Seen], wanted: Seen) -> Callable[[], Took]:
-    def run() -> Took:
-        watch = Stopwatch()
-        found = way()
-        took = watch.took()
-        if found != wanted:
-            raise RuntimeError(f"{who}: images and sum of pixels {found}; expected {wanted}")
-        return took
-
-    return run
 
 
 def _limits() -> dict[str, Callable[[], Seen]]:

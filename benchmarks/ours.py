@@ -113,10 +113,7 @@ class _TimedBuild(Build):
         self._timed("verify", super().verify, plan, shards, pool, superseded)
 
     def unsealed(self, plan: Plan) -> list[ShardPlan]:
-        return list(self._timed("look for shards and reports", super().unsealed, plan))
-
-    def unverified(self, plan: Plan) -> list[ShardPlan]:
-        return list(self._timed("look for shards and reports", super().unverified, plan))
+        return list(self._timed("look for shards", super().unsealed, plan))
 
     def report(self, draft: Draft) -> Report:
         found: Report = self._timed("report", super().report, draft)

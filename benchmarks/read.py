@@ -143,15 +143,15 @@ def table(
     return found
 
 
-def checked(count: Callable[[], int], wanted: int) -> Callable[[], Took]:
-    """Takes the time of what returns the bytes that it has read. Raises RuntimeError for too few."""
+def checked(way: Callable[[], Any], wanted: Any, what: str = "bytes") -> Callable[[], Took]:
+    """Takes the time of what returns what it has read. Raises RuntimeError for something else."""
 
     def run() -> Took:
         watch = Stopwatch()
-        found = count()
+        found = way()
         took = watch.took()
         if found != wanted:
-            raise RuntimeError(f"{found:,} bytes were read, {wanted:,} there are")
+            raise RuntimeError(f"{what}: found {found}; expected {wanted}")
         return took
 
     return run

@@ -259,11 +259,6 @@ class Build:
         for each in verified:
             self.destination.usage.add(each.usage)
 
-    def unverified(self, plan: Plan) -> list[ShardPlan]:
-        """The plan's shards that have no report to rely on."""
-        reports = settle.load_reports(self.destination, plan.shards)
-        return drafts.unverified(self, plan, reports)
-
     def settle(self, draft: Draft, pool: Executor) -> Draft:
         """Packs and verifies until every shard of the plan, as it then is, is sealed and sound.
 

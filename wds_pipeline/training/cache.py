@@ -34,7 +34,7 @@ _OPEN = (
     256  # shards of a cache that are open in a process, with two files each; but no more files than
 )
 _FILES = 4  # this part of what the system allows: connections need some too
-_open = Shares()
+_shares = Shares()
 _ABANDONED = 3600.0  # seconds: a temporary folder that is older is nobody's
 _KEPT = 0.95  # of `max_bytes` is what is left when something is removed
 _LOOKS = 100  # times that a process looks at the whole cache while it fills it once
@@ -95,7 +95,7 @@ class Cache:
             ) from error
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _FILES
         self._open: Bounded[str, CachedShard] = Bounded(_OPEN)
-        _open.join(self._open, min(files // 2, _OPEN))
+        _shares.join(self._open, min(files // 2, _OPEN))
         self._state = _State()
         self._lock = ForkLock()
 

@@ -20,7 +20,7 @@ from wds_pipeline.training.fork_lock import ForkLock
 from wds_pipeline.training.keys import KeyIndex
 from wds_pipeline.training.on_error import RAISE, ErrorPolicy, OnError
 from wds_pipeline.training.opening import LATEST, open_catalog
-from wds_pipeline.training.reading import Reader, open_reader
+from wds_pipeline.training.reading import Reader, in_turn, open_reader
 from wds_pipeline.training.select import Keys, select
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ class Dataset:
     def __iter__(self) -> Iterator[Any]:
         """All samples in stored order, but those that `on_error` leaves out."""
         numbers = range(len(self)) if self.indices is None else self.indices
-        found = self.reader.stream(numbers, self.fields)
+        found = in_turn(self.reader, numbers, self.fields)
         return found if self.decode is None else self.errors.decoded(self.decode, found)
 
     def index_of(self, key: str) -> int:
@@ -308,7 +308,7 @@ class Dataset:
         if test is not None:
             if fields is not None:
                 _check_fields(self.catalog, some)
-            samples = self.reader.stream(chosen, self.fields if fields is None else some)
+            samples = in_turn(self.reader, chosen, self.fields if fields is None else some)
             passed = (bool(test(sample)) for sample in samples)
             chosen = chosen[np.fromiter(passed, bool, len(chosen))]
         return self._with(indices=chosen)

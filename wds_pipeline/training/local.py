@@ -24,7 +24,7 @@ _PLANNED = 32  # samples of a shard, in no order, that are worth one
 _BLOCK = 16 * 1024 * 1024
 _Fields = frozenset[str] | None
 # A mixture of many datasets may not open more files than one.
-_open = Shares()
+_shares = Shares()
 
 
 class LocalReader:
@@ -42,7 +42,7 @@ class LocalReader:
         self._shards: Bounded[tuple[int, _Fields], OpenShard] = Bounded(
             MEMORY, lambda each: max(each.members.nbytes, MEMORY // most)
         )
-        _open.join(self._shards, MEMORY)
+        _shares.join(self._shards, MEMORY)
 
     def read(
         self, indices: Sequence[int], fields: Collection[str] | None = None
@@ -50,17 +50,7 @@ class LocalReader:
         """These samples, in the order asked. Raises as `Reader.read` says."""
         if len(indices) == 1:
             return [self._one(int(indices[0]), _frozen(fields))]
-        return list(self.stream(indices, fields))
-
-    def stream(
-        self,
-        indices: Iterable[int],
-        fields: Collection[str] | None = None,
-        *,
-        ahead_bytes: int = AHEAD_BYTES,
-    ) -> Iterator[dict[str, Any]]:
-        """These samples, one after the other. What is read ahead, the system does."""
-        return self.read_ahead([indices], fields)  # type: ignore[list-item]
+        return list(self.read_ahead([indices], fields))
 
     def read_ahead(
         self,
@@ -69,7 +59,7 @@ class LocalReader:
         *,
         ahead_bytes: int = AHEAD_BYTES,
     ) -> Iterator[dict[str, Any]]:
-        """The samples of group after group, each in the order asked."""
+        """The samples of group after group, in the order asked. What is read ahead, the system does."""
         wanted = _frozen(fields)
         for chunk in chunks(groups):
             if chunk.min() < 0 or chunk.max() >= self._count:

@@ -14,6 +14,7 @@ import numpy as np
 
 from wds_pipeline.storage import LocalStorage
 from wds_pipeline.training.catalog import Catalog
+from wds_pipeline.training.planning import chunks
 
 if TYPE_CHECKING:
     from wds_pipeline.training.cache import CacheConfig
@@ -36,16 +37,6 @@ class Reader(Protocol):
         """
         ...
 
-    def stream(
-        self,
-        indices: Iterable[int],
-        fields: Collection[str] | None = None,
-        *,
-        ahead_bytes: int = AHEAD_BYTES,
-    ) -> Iterator[dict[str, Any]]:
-        """Like `read`, one after the other; holds at most about `ahead_bytes`."""
-        ...
-
     def read_ahead(
         self,
         groups: Iterable[Sequence[int] | np.ndarray],
@@ -53,13 +44,23 @@ class Reader(Protocol):
         *,
         ahead_bytes: int = AHEAD_BYTES,
     ) -> Iterator[dict[str, Any]]:
-        """Like `stream`, for samples that a shuffle has thrown together: those of a group are read in
-        whatever order is best, and given out in the order asked."""
+        """Like `read`, one after the other; holds at most about `ahead_bytes`.
+
+        The samples of a group, such as a shuffle throws together, are read in whatever order is best, and
+        given out in the order asked.
+        """
         ...
 
     def close(self) -> None:
         """Lets go of open files; they are opened again when they are asked for."""
         ...
+
+
+def in_turn(
+    reader: Reader, indices: Iterable[int], fields: Collection[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Any number of samples, one after the other, read ahead some at a time."""
+    return reader.read_ahead(chunks([indices]), fields)
 
 
 def open_reader(

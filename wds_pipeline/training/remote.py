@@ -20,7 +20,6 @@ from wds_pipeline.training.cached_shard import CachedShard
 from wds_pipeline.training.catalog import Catalog
 from wds_pipeline.training.fetching import Fetcher
 from wds_pipeline.training.local import LocalReader
-from wds_pipeline.training.planning import chunks
 from wds_pipeline.training.reading import AHEAD_BYTES
 from wds_pipeline.training.remote_plan import LEAST_PIECE, Limits, Piece, Unit, plan
 from wds_pipeline.training.remote_shards import RemoteShards
@@ -56,16 +55,6 @@ class RemoteReader:
             if len(unit.pieces) <= 1:
                 return list(unit.samples(_Direct(self._shards)))
         return list(self.read_ahead([indices], fields))
-
-    def stream(
-        self,
-        indices: Iterable[int],
-        fields: Collection[str] | None = None,
-        *,
-        ahead_bytes: int = AHEAD_BYTES,
-    ) -> Iterator[dict[str, Any]]:
-        """These samples, one after the other, read ahead."""
-        return self.read_ahead(chunks([indices]), fields, ahead_bytes=ahead_bytes)
 
     def read_ahead(
         self,

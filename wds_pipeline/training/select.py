@@ -15,7 +15,7 @@ from wds_pipeline.config_values import did_you_mean
 from wds_pipeline.errors import VersionError
 from wds_pipeline.training.catalog import Catalog
 from wds_pipeline.training.members import ShardMembers
-from wds_pipeline.training.query import COLUMNS, FROM_REPORT, KEY, SIZE, Query
+from wds_pipeline.dataset.query import COLUMNS, FROM_REPORT, KEY, SIZE, Query
 
 _THREADS = 8
 

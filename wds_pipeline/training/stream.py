@@ -164,8 +164,7 @@ class Stream:
         return self._order
 
     def _world(self) -> World:
-        sent = self._sender is not None and worker_info() is not None
-        world = find_world(*(self._sender if sent and self._sender else self._given))
+        world = (worker_info() and self._sender) or find_world(*self._given)
         whole = self.global_batch_size
         if whole is not None and whole % world.size:
             raise self._wrong("global_batch_size", whole, f"a multiple of the {world.size} ranks")
@@ -227,9 +226,8 @@ class Stream:
         done = max(slot - 1, 0)
         if resume is not None:
             epoch, position, done = resume.epoch, resume.position, resume.step
-        elif (
-            slot and self.lead is not None
-        ):  # a kept worker's later passes begin while the loader waits
+        elif slot and self.lead is not None:
+            # A kept worker's later passes begin while the loader waits: it has set the board.
             epoch, position = self.lead if self._run is None else self.board.first
         else:
             epoch, position = self.board.next(slot)

@@ -15,6 +15,8 @@ from webdataset import DataPipeline
 from webdataset.compat import FluidInterface
 from webdataset.utils import pytorch_worker_info
 
+from wds_pipeline.training.reading import in_turn
+
 if TYPE_CHECKING:
     from wds_pipeline.training.dataset import Dataset
 
@@ -59,7 +61,7 @@ class Source:
         rank, world_size, worker, workers = pytorch_worker_info()
         first, last = share(0, len(order), rank, world_size, equal=self.equal)
         first, last = share(first, last, worker, workers)
-        found = self.dataset.reader.stream(order[first:last], self.dataset.fields)
+        found = in_turn(self.dataset.reader, order[first:last], self.dataset.fields)
         decode = self.dataset.decode
         return found if decode is None else self.dataset.errors.decoded(decode, found)
 

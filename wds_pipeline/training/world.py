@@ -10,10 +10,8 @@ from wds_pipeline.errors import ConfigError
 
 _USUAL = (
     ("RANK", "WORLD_SIZE"),  # torchrun, accelerate, Lightning, DeepSpeed
-    (
-        "SLURM_PROCID",
-        "SLURM_STEP_NUM_TASKS",
-    ),  # srun; SLURM_NTASKS is in shells and batch scripts too
+    # srun's; SLURM_NTASKS is in shells and batch scripts too
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMI_RANK", "PMI_SIZE"),
 )

@@ -14,7 +14,7 @@ import pytest
 
 from wds_pipeline import demo
 from wds_pipeline.compute import open_pool
-from wds_pipeline.dataset import publish, seal, version
+from wds_pipeline.dataset import drafts, publish, seal, settle, version
 from wds_pipeline.dataset.build import Build, BuildResult
 from wds_pipeline.dataset.plan import Plan
 from wds_pipeline.errors import DataError, DestinationError, SourceChanged, VerificationError
@@ -632,9 +632,11 @@ def test_the_steps_one_by_one(project: Project) -> None:
         for shard in Build(config).unsealed(draft.plan):
             assert Build(config).pack(draft.plan, [shard], pool)[0].seal
         assert Build(config).unsealed(draft.plan) == []
-        for shard in Build(config).unverified(draft.plan):
+        for shard in draft.plan.shards:
             Build(config).verify(draft.plan, [shard], pool)
-        assert Build(config).unverified(draft.plan) == []
+        work = Build(config)
+        reports = settle.load_reports(work.destination, draft.plan.shards)
+        assert drafts.unverified(work, draft.plan, reports) == []
         result = Build(config).finish(draft, pool)
     assert result.status == "published"
     raw = project.raw()

@@ -216,7 +216,7 @@ def test_least_recently_used(tmp_path: Path) -> None:
 def test_only_so_many_files_are_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In all caches of a process together, or there would be none left for connections."""
     monkeypatch.setattr(resource, "getrlimit", lambda which: (64, 64))
-    monkeypatch.setattr(caching, "_open", Shares())
+    monkeypatch.setattr(caching, "_shares", Shares())
     gc.collect()  # what other tests let go of
     before = len(os.listdir("/dev/fd"))
     caches = [Cache(CacheConfig(folder=tmp_path / str(number))) for number in range(3)]

@@ -19,6 +19,7 @@ from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.errors import VerificationError, VersionError
 from wds_pipeline.training import Dataset, open_dataset, shard_checks
 from wds_pipeline.training.local import LocalReader
+from wds_pipeline.training.reading import in_turn
 from wds_pipeline_tests.conftest import Project, png
 from wds_pipeline_tests.training.conftest import plain, stored, write_samples
 
@@ -372,7 +373,7 @@ def test_the_reader_takes_what_it_is_asked_for(published: Project) -> None:
     assert isinstance(reader, LocalReader)
     numbers = [5, 6, 7, 7, 3, 119, 0]
     for asked in (numbers, np.array(numbers), iter(numbers), np.array(numbers, np.uint8)):
-        found = reader.stream(asked)  # type: ignore[arg-type]
+        found = in_turn(reader, asked)  # type: ignore[arg-type]
         assert [plain(each) for each in found] == [expected[n] for n in numbers]
     assert [each["__index__"] for each in reader.read(range(119, -1, -1))] == list(
         range(119, -1, -1)
@@ -382,4 +383,4 @@ def test_the_reader_takes_what_it_is_asked_for(published: Project) -> None:
         with pytest.raises(IndexError):
             reader.read([wrong])
         with pytest.raises(IndexError):
-            list(reader.stream([0] * 10 + [wrong]))
+            list(in_turn(reader, [0] * 10 + [wrong]))

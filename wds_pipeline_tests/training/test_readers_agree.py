@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from wds_pipeline.dataset.tar_indexing import index_tars
 from wds_pipeline.errors import VersionError
 from wds_pipeline.training import Dataset, open_dataset
+from wds_pipeline.training.reading import in_turn
 from wds_pipeline_tests.conftest import Project
 from wds_pipeline_tests.training.conftest import plain, stored
 
@@ -95,7 +96,7 @@ def test_odd_names_and_contents(
         assert [plain(dataset[number]) for number in range(len(dataset))] == expected
         assert by_webdataset(dataset.urls) == expected
         numbers = random.Random(seed).sample(range(len(dataset)), len(dataset))
-        shuffled = dataset.reader.stream(numbers)
+        shuffled = in_turn(dataset.reader, numbers)
         assert [plain(each) for each in shuffled] == [expected[n] for n in numbers]
         for number, (key, _) in enumerate(expected):
             assert dataset.index_of(key) == number
@@ -202,7 +203,7 @@ def test_odd_names_in_foreign_tars(
     assert [plain(each) for each in dataset] == expected
     assert [plain(dataset[number]) for number in range(len(dataset))] == expected
     for fields in (["txt"], ["seg.png", "bin"]):
-        found = dataset.reader.stream(range(len(dataset)), fields)
+        found = in_turn(dataset.reader, range(len(dataset)), fields)
         wanted = [(key, {n: d for n, d in each.items() if n in fields}) for key, each in expected]
         assert [plain(each) for each in found] == wanted
 

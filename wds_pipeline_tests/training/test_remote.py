@@ -14,6 +14,7 @@ import pytest
 
 from wds_pipeline.errors import DestinationError, VerificationError, VersionError, WdsPipelineError
 from wds_pipeline.training import Dataset, open_dataset
+from wds_pipeline.training.reading import in_turn
 from wds_pipeline.training.remote import RemoteReader
 from wds_pipeline_tests.conftest import Project
 from wds_pipeline_tests.s3 import faults
@@ -135,7 +136,7 @@ def test_how_many_requests(url: str, moto_server: S3Server, expected: Stored) ->
     assert usage.bytes_read - read <= total
     wanted = sum(len(each.get("txt", b"")) for _, each in expected)
     read = usage.bytes_read
-    assert len(list(reader_of(dataset).stream(range(len(expected)), ["txt"]))) == len(expected)
+    assert len(list(in_turn(reader_of(dataset), range(len(expected)), ["txt"]))) == len(expected)
     assert usage.bytes_read - read <= wanted + len(expected) * (2 * 32 * 1024 + 512)
     assert usage.retries == 0
 
@@ -250,10 +251,10 @@ def test_many_under_way(proxied: tuple[Proxy, str], expected: Stored) -> None:
     for number in range(len(dataset.catalog.shards)):
         dataset.catalog.members(number)
     order = list(range(0, len(expected), 2))
-    first = next(iter(dataset.reader.stream(order)))  # a slow begin, once
+    first = next(iter(in_turn(dataset.reader, order)))  # a slow begin, once
     assert plain(first) == expected[0]
     held = proxy.on(faults.LATE, "GET", TAR)
-    found = dataset.reader.stream(order, ["txt", "json"])
+    found = in_turn(dataset.reader, order, ["txt", "json"])
     samples: list[Any] = []
     thread = threading.Thread(target=lambda: samples.extend(found))
     thread.start()

@@ -314,22 +314,39 @@ def test_the_state_of_another_worker(train: Dataset) -> None:
 # Lightning.
 
 
+class Seen:
+    """What a model of Lightning's was trained and validated on."""
+
+    def __init__(self) -> None:
+        self.trained: list[list[str]] = []
+        self.validated: list[list[str]] = []
+
+    def model(self, lightning: Any) -> Any:
+        """A model that learns nothing."""
+        seen = self
+
+        class Model(lightning.LightningModule):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer = torch.nn.Linear(1, 1)
+
+            def training_step(self, batch: list[str], number: int) -> Any:
+                seen.trained.append(batch)
+                return self.layer(torch.ones(1, 1)).sum()
+
+            def validation_step(self, batch: list[str], number: int) -> None:
+                seen.validated.append(batch)
+
+            def configure_optimizers(self) -> Any:
+                return torch.optim.SGD(self.parameters(), 0.1)
+
+        return Model()
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_lightning_goes_on_from_an_epochs_end(train: Dataset, tmp_path: Path, workers: int) -> None:
     lightning = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
-    seen: list[list[str]] = []
-
-    class Model(lightning.LightningModule):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = torch.nn.Linear(1, 1)
-
-        def training_step(self, batch: list[str], number: int) -> Any:
-            seen.append(batch)
-            return self.layer(torch.ones(1, 1)).sum()
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), 0.1)
+    seen = Seen()
 
     options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     for epochs in (1, 3):
@@ -338,30 +355,16 @@ def test_lightning_goes_on_from_an_epochs_end(train: Dataset, tmp_path: Path, wo
             accelerator="cpu", max_epochs=epochs, callbacks=[kept], **options
         )
         checkpoint = tmp_path / "last.ckpt" if epochs > 1 else None
-        trainer.fit(Model(), stream(train).loader(num_workers=workers), ckpt_path=checkpoint)
+        trainer.fit(
+            seen.model(lightning), stream(train).loader(num_workers=workers), ckpt_path=checkpoint
+        )
     alone = stream(train)
-    assert seen == [batch for _ in range(3) for batch in alone]
+    assert seen.trained == [batch for _ in range(3) for batch in alone]
 
 
 def test_lightning(train: Dataset, tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
-    seen: list[list[str]] = []
-    validated: list[list[str]] = []
-
-    class Model(lightning.LightningModule):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = torch.nn.Linear(1, 1)
-
-        def training_step(self, batch: list[str], number: int) -> Any:
-            seen.append(batch)
-            return self.layer(torch.ones(1, 1)).sum()
-
-        def validation_step(self, batch: list[str], number: int) -> None:
-            validated.append(batch)
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), 0.1)
+    seen = Seen()
 
     def fit(loader: Any, steps: int, checkpoint: Path | None = None) -> Any:
         trainer = lightning.Trainer(
@@ -374,14 +377,14 @@ def test_lightning(train: Dataset, tmp_path: Path) -> None:
             enable_checkpointing=False,
         )
         checks = stream(train, shuffle=False).loader()
-        trainer.fit(Model(), loader, checks, ckpt_path=checkpoint)
+        trainer.fit(seen.model(lightning), loader, checks, ckpt_path=checkpoint)
         return trainer
 
     alone = stream(train)
     expected = [batch for _ in range(2) for batch in alone]
     trainer = fit(stream(train).loader(num_workers=2), 7)
     trainer.save_checkpoint(tmp_path / "kept.ckpt")
-    assert seen == expected[:7]
+    assert seen.trained == expected[:7]
     fit(stream(train).loader(num_workers=1), 15, tmp_path / "kept.ckpt")
-    assert seen == expected[:15]
-    assert list(stream(train, shuffle=False)) == validated[-10:]
+    assert seen.trained == expected[:15]
+    assert list(stream(train, shuffle=False)) == seen.validated[-10:]

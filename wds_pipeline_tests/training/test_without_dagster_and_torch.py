@@ -45,18 +45,19 @@ print(json.dumps(found))
 
 
 def test_without_them(published: Project) -> None:
+    check(sys.executable, PROGRAM, published)
+
+
+def check(python: str, program: str, published: Project) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM, str(published.destination)],
+        [python, "-W", "ignore", "-c", program, str(published.destination)],
         capture_output=True,
         text=True,
+        cwd=published.folder,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found.pop("selected") > 0
-    check(published, found)
-
-
-def check(published: Project, found: dict[str, object]) -> None:
     keys = [key for key, _ in stored(published, "train")]
     assert found == {
         "all": keys,
@@ -98,14 +99,4 @@ def test_an_environment_without_them(published: Project, tmp_path: Path) -> None
     absent = "import importlib.util as u; print(u.find_spec('dagster'), u.find_spec('torch'))"
     none = subprocess.run([python, "-c", absent], capture_output=True, text=True, check=True)
     assert none.stdout.split() == ["None", "None"]
-    program = PROGRAM.replace("sys.meta_path.insert(0, Refused())", "")
-    done = subprocess.run(
-        [python, "-W", "ignore", "-c", program, str(published.destination)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found.pop("selected") > 0
-    check(published, found)
+    check(python, PROGRAM.replace("sys.meta_path.insert(0, Refused())", ""), published)
