@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from pydantic import ByteSize, Field, PrivateAttr, field_validator, model_valida
 
 from wds_pipeline.config_automation import FreshnessConfig, Schedule, SensorConfig
 from wds_pipeline.config_compute import ComputeConfig as ComputeConfig
+from wds_pipeline.config_source import DatasetSource
+from wds_pipeline.config_source import SourceConfig as SourceConfig
 from wds_pipeline.config_storage import (
     Place,
     StorageConfig,
@@ -23,6 +26,7 @@ from wds_pipeline.config_storage import (
     check_no_password,
     check_slashes,
 )
+from wds_pipeline.config_transforms import Transforms
 from wds_pipeline.config_values import (
     Callable,
     ExportName,
@@ -34,13 +38,17 @@ from wds_pipeline.config_values import (
     did_you_mean,
     percent,
 )
+from wds_pipeline.errors import ConfigError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,49}")  # Dagster takes tags of 63 characters
 _OWNER = re.compile(r"team:\w+|[\w.%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", re.ASCII)
 _NOT_OF_THE_CONTENT: Any = {
     **dict.fromkeys(("description", "destination", "compute", "retention", "schedule"), True),
     **dict.fromkeys(("sensor", "freshness", "owners", "on_failure", "exports"), True),
-    "source": {"storage"},
+    "source": {
+        "storage": True,
+        **{kind: {"storage"} for kind in ("dataset", "shards", "table", "recipe")},
+    },
 }
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")
 
@@ -52,34 +60,6 @@ def check_split_name(name: str) -> None:
     """Raises ValueError for a split's name that cannot be part of a shard's name."""
     if not _SPLIT_NAME.fullmatch(name):
         raise ValueError(f"the split {name!r}: expected letters, digits and _, for it names files")
-
-
-class SourceConfig(Model):
-    """Where the raw files are."""
-
-    url: str = Field(min_length=1)
-    """A folder (a relative one starts at the folder of this YAML file), `s3://bucket/prefix`, or any
-    URL that fsspec can list: `http(s)://`, `gs://`, `az://`, `sftp://`, `hf://`."""
-    storage: StorageConfig = StorageConfig()
-    """How that store is reached, where its usual settings do not say it."""
-    include: list[Glob] = ["**"]
-    """Globs of the paths to take, relative to the source; `**` crosses folders, `{a,b}` is a or b."""
-    exclude: list[Glob] = []
-    """Globs of the paths to leave out; they win over `include`. A folder (`tmp/`, `**/tmp/**`) that is
-    left out is not even opened."""
-    follow_symlinks: Literal["inside", "always", "never"] = "inside"
-    """`inside`: symbolic links are followed unless they leave the source."""
-    fingerprint: Literal["stat", "content"] = "stat"
-    """How an edit is noticed. `stat`: by size and time of modification, in an object store by size and
-    etag. `content`: by a hash of the whole content (reads every file at each scan; for folders whose
-    times mean nothing, such as a fresh git checkout)."""
-
-    @field_validator("url")
-    @classmethod
-    def _no_password(cls, url: str) -> str:
-        check_no_password(url)
-        check_slashes(url)
-        return url
 
 
 class DestinationConfig(Model):
@@ -253,6 +233,10 @@ class ShardsConfig(Model):
     compact_below: Share = 0.0
     """Closed shards that deletions left emptier than this share of `max_bytes` (and of
     `max_samples`) are dissolved into others at the next build; 0 never moves a sample."""
+    layout: Literal["hash", "source"] = "hash"
+    """Which samples share a shard. `hash`: new ones are ordered by a hash of their keys, so that each shard is a
+    random part of the whole. `source`: with `source.dataset`, those that share one there; each shard is made of
+    one of that dataset's, in its order."""
     digest: Literal["xxh3-128", "sha256"] = "xxh3-128"
     """The shards' digest: the fast one notices every accident, the cryptographic one also intent."""
 
@@ -298,6 +282,9 @@ class DatasetConfig(Model):
     source: SourceConfig
     destination: DestinationConfig
     samples: SamplesConfig = SamplesConfig()
+    transforms: Transforms
+    """What is done to each sample before it is packed: a list of transforms, each its name and parameters
+    (`- resize: {fields: [jpg], size: 256}`), built in or of your own (`package.module:function`)."""
     split: SplitConfig = SplitConfig()
     shards: ShardsConfig = ShardsConfig()
     verify: VerifyConfig = VerifyConfig()
@@ -318,6 +305,7 @@ class DatasetConfig(Model):
 
     _file: Path | None = PrivateAttr(default=None)
     _written: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _upstream: dict[str, Place] = PrivateAttr(default_factory=dict)
 
     @field_validator("name")
     @classmethod
@@ -339,6 +327,24 @@ class DatasetConfig(Model):
                 )
         return owners
 
+    @model_validator(mode="after")
+    def _named_already(self) -> DatasetConfig:
+        """What is not a folder has samples already, with webdataset's names."""
+        if self.source.kind != "url" and "naming" not in self.samples.model_fields_set:
+            named = self.samples.model_copy(update={"naming": "webdataset"})
+            object.__setattr__(self, "samples", named)
+        if self.shards.layout == "source":
+            if self.source.kind != "dataset":
+                raise ValueError(
+                    "shards.layout: source goes with source.dataset: the shards are laid out as that "
+                    "dataset's"
+                )
+            if "split" in self.model_fields_set:
+                raise ValueError(
+                    "split: with shards.layout: source the splits are the other dataset's"
+                )
+        return self
+
     @property
     def file(self) -> Path | None:
         """The YAML file, if it came from one."""
@@ -355,7 +361,38 @@ class DatasetConfig(Model):
 
     @property
     def source_url(self) -> str:
-        return self.resolve(self.source.url)
+        """The source, as messages name it."""
+        source = self.source
+        if source.dataset is not None:
+            return source.dataset.name or self.resolve(source.dataset.url)
+        if source.shards is not None:
+            first, more = source.shards.urls[0], len(source.shards.urls) - 1
+            return self.resolve(first) + (f" and {more:,} more" if more else "")
+        if source.merge is not None:
+            return " + ".join(part.label for part in source.merge.parts)
+        other = source.table or source.recipe
+        return self.resolve(source.url if other is None else other.url)
+
+    def upstream_place(self, other: DatasetSource) -> Place:
+        """Where another dataset is published.
+
+        Raises ConfigError for a name that is not among the datasets that this one was read with.
+        """
+        if not other.name:
+            return Place(url=self.resolve(other.url), storage=other.storage, dataset=self.name)
+        if other.name not in self._upstream:
+            known = ", ".join(self._upstream)
+            raise ConfigError(
+                f"{self._file or self.name}: source.dataset: {other.name!r}: no such dataset"
+                f"{did_you_mean(other.name, self._upstream) or ';'} known datasets: {known or 'none'}; or "
+                "name its destination: dataset: {url: …}"
+            )
+        return self._upstream[other.name]
+
+    def with_upstream(self, others: Mapping[str, DatasetConfig]) -> DatasetConfig:
+        """This dataset, knowing where the others that it may take samples from are published."""
+        self._upstream = {name: each.destination_place for name, each in others.items()}
+        return self
 
     @property
     def destination_url(self) -> str:
@@ -382,7 +419,9 @@ class DatasetConfig(Model):
     def shown_url(self, part: Literal["source", "destination"]) -> str:
         """The URL for people: with `${NAME}` where the file says so, and not what that stands for."""
         written = str(self.written.get(part, {}).get("url", ""))
-        return written if "${" in written else self.resolve(getattr(self, part).url)
+        if "${" in written:
+            return written
+        return self.source_url if part == "source" else self.destination_url
 
     def digest(self) -> str:
         """A digest of all that decides what a build publishes (not of who does the work, or when)."""

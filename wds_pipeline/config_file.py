@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +77,31 @@ def read_configs(folder: Path) -> tuple[dict[str, DatasetConfig], list[str]]:
                 )
                 shared |= {config.name, each.name}
         configs[config.name] = config
-    return {name: configs[name] for name in sorted(configs.keys() - shared)}, problems
+    found = {name: configs[name] for name in sorted(configs.keys() - shared)}
+    problems += _wrong_upstreams(found)
+    return {name: each.with_upstream(configs) for name, each in found.items()}, problems
+
+
+def _wrong_upstreams(configs: Mapping[str, DatasetConfig]) -> list[str]:
+    """What is wrong with how datasets are made of each other."""
+    problems = []
+    graph: dict[str, set[str]] = {}
+    for name, config in configs.items():
+        graph[name] = {each.name for each in config.source.upstream if each.name}
+        for other in sorted(graph[name] - configs.keys()):
+            problems.append(
+                f"{config.file}: source.dataset: {other!r}: no such dataset"
+                f"{did_you_mean(other, configs) or ';'} known datasets: {', '.join(configs)}; or name its "
+                "destination: dataset: {url: …}"
+            )
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle = " → ".join(reversed(error.args[1]))
+        problems.append(
+            f"{configs[error.args[1][0]].file}: source.dataset: the datasets are made of each other: {circle}"
+        )
+    return problems
 
 
 def _place(config: DatasetConfig) -> str:
@@ -179,6 +205,8 @@ def _at(values: Any, at: tuple[Any, ...]) -> Any:
 def _known_keys(at: tuple[Any, ...]) -> list[str]:
     model: type[BaseModel] = DatasetConfig
     for key in at:
+        if not isinstance(key, str) or key not in model.model_fields:  # a list's number
+            continue
         for candidate in _models_in(model.model_fields[key].annotation):
             model = candidate
     return list(model.model_fields)

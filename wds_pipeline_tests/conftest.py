@@ -25,7 +25,7 @@ from PIL import Image
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import seal, version
 from wds_pipeline.dataset.build import BuildResult, build
-from wds_pipeline.dataset.pack import DIGESTS
+from wds_pipeline.dataset.digests import DIGESTS
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.storage import Storage, open_storage
 

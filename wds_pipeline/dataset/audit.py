@@ -43,7 +43,7 @@ class AuditJob:
     wanted: Seal
     destination: Place | str
     rules: Rules
-    expected: pa.Table
+    expected: pa.Table | None
 
 
 def audit_rules(
@@ -136,15 +136,19 @@ def audit(
 
     Raises VersionError, VerificationError when the version's own files cannot be read.
     """
-    members = expected_members(storage, manifest)
+    members = {} if manifest.transforms else expected_members(storage, manifest)
+    counts = {name: table.num_rows for name, table in members.items()}
+    if manifest.transforms:  # what they make of the source's files, the seal says
+        seals = seal.read_seals(storage, [shard.name for shard in manifest.shards])
+        counts = {s.partition: getattr(seals[s.name], "members", -1) for s in manifest.shards}
     quarantine = version.read_table(storage, manifest, version.QUARANTINE)
     jobs = [
         AuditJob(
             Seal(
                 shard.name, shard.split, shard.slot, shard.recipe, shard.samples,
-                members[shard.partition].num_rows, shard.bytes, shard.digest,
+                counts[shard.partition], shard.bytes, shard.digest,
             ),
-            config.destination_place, rules, members[shard.partition],
+            config.destination_place, rules, members.get(shard.partition),
         )
         for shard in manifest.shards
     ]  # fmt: skip
@@ -170,6 +174,10 @@ def audit(
         on_leak=config.verify.on_leak,
         picture=lambda shard, key: read_thumbnail(storage, rules, shard, key),
         about=f"version {manifest.version} of {manifest.created}",
+        inputs={name: each.of_source for name, each in manifest.splits.items()}
+        if manifest.transforms
+        else None,
+        left_out=manifest.left_out,
     )
     return Audit(whole, {each.name: each for each in reports if not each.passed})
 

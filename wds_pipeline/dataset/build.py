@@ -10,8 +10,10 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import xxhash
 
@@ -30,13 +32,14 @@ from wds_pipeline.dataset import (
 )
 from wds_pipeline.dataset.costs import Costs
 from wds_pipeline.dataset.drafts import Draft as Draft
-from wds_pipeline.dataset.naming import assign
+from wds_pipeline.dataset.naming import INVENTORY, assign
 from wds_pipeline.dataset.pack import Packed
 from wds_pipeline.dataset.parent import Parent
 from wds_pipeline.dataset.plan import RECIPE_FORMAT, Plan, ShardPlan, make_plan
 from wds_pipeline.dataset.report import Report
-from wds_pipeline.dataset.scan import Listing, scan
+from wds_pipeline.dataset.scan import Listing
 from wds_pipeline.dataset.settle import Progress, Rejections
+from wds_pipeline.dataset.sources import open_source
 from wds_pipeline.dataset.split import read_list
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.errors import (
@@ -45,6 +48,8 @@ from wds_pipeline.errors import (
     VerificationError,
 )
 from wds_pipeline.storage import Storage, Usage, open_storage
+from wds_pipeline.transforms.registry import Step
+from wds_pipeline.transforms.registry import load as load_steps
 
 _COMMITS = 10
 
@@ -74,11 +79,12 @@ class Build:
         self.progress = progress
         self.on_candidate: OnCandidate | None = None
         try:
-            self.source = open_storage(config.source_place)
+            self.source = open_source(config)
             self.destination = open_storage(config.destination_place)
         except ConfigError as error:
             raise ConfigError(f"{config.file or config.name}: {error}") from None
-        _refuse_nesting(self.source, self.destination, config.name)
+        if self.source.storage is not None:
+            _refuse_nesting(self.source.storage, self.destination, config.name)
 
     def open_destination(self) -> None:
         """Makes the destination this dataset's, and tidies up after a build that was killed.
@@ -86,6 +92,7 @@ class Build:
         Raises DestinationError when it holds something else or cannot be written.
         """
         self.destination.contact()
+        self.source.keep = self.destination
         export.check(self.config.exports, self.destination, self.config.name)
         if not version.check_marker(self.destination, self.config.name):
             version.write_marker(self.destination, self.config.name)
@@ -95,15 +102,20 @@ class Build:
             export.complete(self.destination, newest, self.config.exports)
 
     def scan(self) -> Listing:
-        """Lists the source. Raises SourceError."""
-        count = self.progress and (lambda seen: self.progress("scan", seen, 0))  # type: ignore[misc]
-        return scan(self.source, self.config.source, self.config.name, count)
+        """Lists the source. Raises SourceError, ConfigError, DataError."""
+        return self.source.scan(self.progress)
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """The dataset's transforms. Raises ConfigError."""
+        return load_steps(self.config.transforms, str(self.config.file or self.config.name))
 
     def inputs(self, listing: Listing | str) -> str:
         """A digest of all that decides a version; of the listing, its digest will do."""
         _, listed = read_list(self.config)
         digest = listing if isinstance(listing, str) else listing.digest
-        parts = (RECIPE_FORMAT, digest, self.config.digest(), listed)
+        code = " ".join(step.digest for step in self.steps)
+        parts = (RECIPE_FORMAT, digest, self.config.digest(), listed, *([code] if code else []))
         return xxhash.xxh3_128_hexdigest("\0".join(parts).encode())
 
     def made_of(self, manifest: Manifest, inputs: str) -> bool:
@@ -180,7 +192,7 @@ class Build:
         listing = before.listing if listing is None else listing
         rejected = before.rejected if rejected is None else rejected
         same = before.plan is not None and listing is before.listing
-        inventory = before.plan.inventory if same else assign(listing.files, self.config.samples)
+        inventory = before.plan.inventory if same else self._inventory(listing)
         listed, _ = read_list(self.config)
         parent = self.parent()
         if before.plan is None or parent.version != before.plan.parent:
@@ -194,8 +206,18 @@ class Build:
             draft=before.plan.ledger if keep_places else None,
             repack=before.repack,
             resplit=before.resplit,
+            listing=listing,
+            steps=self.steps,
         )
         return replace(before, listing=listing, plan=plan, rejected=rejected)
+
+    def _inventory(self, listing: Listing) -> pa.Table:
+        """The listing's files with their keys and fields; with their rows, where the listing knows more."""
+        found = assign(listing.files, self.config.samples)
+        if listing.origins is None and listing.places is None:
+            return found
+        rows = pa.array(np.arange(found.num_rows))
+        return found.append_column(samples.ROW, rows)
 
     def unsealed(self, plan: Plan) -> list[ShardPlan]:
         """The plan's shards that are not stored whole."""
@@ -290,11 +312,16 @@ class Build:
                 "Nothing was published"
             )
         manifest = release.make_manifest(
-            self.config, self.destination, draft.plan, self.inputs(draft.listing), report
+            self.config,
+            self.destination,
+            draft.plan,
+            self.inputs(draft.listing),
+            report,
+            draft.listing.made_of,
         )
         files = {
             version.LEDGER: seal.parquet_bytes(draft.plan.ledger),
-            version.INVENTORY: seal.parquet_bytes(draft.plan.inventory),
+            version.INVENTORY: seal.parquet_bytes(draft.plan.inventory.select(INVENTORY.names)),
             version.QUARANTINE: seal.parquet_bytes(draft.plan.quarantine),
             version.REPORT_JSON: report.to_json(),
             version.REPORT_HTML: report_html.render(report).encode(),

@@ -52,19 +52,20 @@ class Costs:
 
 def estimate(
     config: DatasetConfig,
-    source: Storage,
+    source: Storage | None,
     destination: Storage,
     plan: Plan,
     pack: Sequence[ShardPlan],
 ) -> Costs:
     """What the build of a plan will ask, if nothing fails: to pack these shards, to read them back and
-    to publish. The scan is what `source.usage` says that it took just now."""
+    to publish; of a source that is no folder or store (None) nothing is known. The scan is what `source.usage` says that it took just now."""
     read, wrote = Usage(), Usage()
-    if not source.folders:
-        read.add(source.usage)
+    store = source if source is not None and not source.folders else None
+    if store is not None:
+        read.add(store.usage)
     for shard in pack:
-        if not source.folders:
-            _pack(read, plan.recipe(shard).members, source)
+        if store is not None:
+            _pack(read, plan.recipe(shard).members, store)
         _store(wrote, shard)
         if config.verify.level != "stat":
             _read_back(wrote, shard)
@@ -76,8 +77,7 @@ def estimate(
         wrote.copy += _SIDE_FILES
         wrote.head += _SIDE_FILES
         wrote.delete += _SIDE_FILES
-    ends = ((source, read), (destination, wrote))
-    return Costs(*(Usage() if end.folders else usage for end, usage in ends))
+    return Costs(read, Usage() if destination.folders else wrote)
 
 
 def _pack(read: Usage, members: pa.Table, source: Storage) -> None:

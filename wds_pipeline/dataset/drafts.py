@@ -62,12 +62,16 @@ def settle_draft(work: Build, draft: Draft, pool: Executor) -> Draft:
             draft = _without(work, draft, found)
             continue
         packed = work.pack(draft.plan, missing, pool) if missing else []
-        done = frozenset(each.name for each in packed if each.seal is not None)
+        done = frozenset(each.seal.name for each in packed if each.seal is not None)
         again = done & {shard.name for shard in missing if not shard.causes}
         kept = {name: each for name, each in draft.reports.items() if name not in done}
         draft = replace(
             draft, packed=draft.packed | done, repaired=draft.repaired | again, reports=kept
         )
+        failed = settle.reject_failed(draft.plan, packed)
+        if failed:  # the shards without them are sealed already
+            draft = _without(work, draft, failed)
+            continue
         changed = [each for each in packed if each.seal is None]
         if changed and scans < _SCANS:
             scans += 1

@@ -21,7 +21,7 @@ from wds_pipeline.dataset import naming, version
 from wds_pipeline.dataset.build import Build
 from wds_pipeline.dataset.scan import Listing
 from wds_pipeline.dataset.version import Manifest
-from wds_pipeline.storage import CONTENT
+from wds_pipeline.storage import CONTENT, Storage
 
 _EXAMPLES = 5
 _ASKED = 256  # files, where each costs a request
@@ -122,7 +122,8 @@ def _written(work: Build, fresh: pa.Table, newest: Manifest) -> datetime | None:
     if not fresh.num_rows:
         return None
     created = _created(newest)
-    timed = work.config.source.fingerprint == "stat" and work.source.folders
+    storage = work.source.storage
+    timed = work.config.source.fingerprint == "stat" and storage is not None and storage.folders
     late = np.zeros(fresh.num_rows, bool)
     found: list[datetime] = []
     if timed:
@@ -142,12 +143,15 @@ def _came(
 
     `timed` says that their times of modification are older than the version.
     """
-    if not work.source.folders:
-        yield from _stored(work, list(paths)[:_ASKED])
+    storage = work.source.storage
+    if storage is None:  # nothing says when it came there
+        return
+    if not storage.folders:
+        yield from _stored(storage, list(paths)[:_ASKED])
         return
     for path in paths:
         try:
-            found = os.stat(work.source.locate(path))
+            found = os.stat(storage.locate(path))
         except OSError:  # gone since; or a name that is not UTF-8
             continue
         if not timed and found.st_mtime >= created.timestamp():
@@ -155,32 +159,33 @@ def _came(
         elif found.st_ctime >= created.timestamp():
             yield _moment(found.st_ctime)
         else:  # it came with its folder
-            yield max(_folder_changed(work, path), created)
+            yield max(_folder_changed(storage, path), created)
 
 
-def _stored(work: Build, paths: list[str]) -> Iterable[datetime]:
+def _stored(storage: Storage, paths: list[str]) -> Iterable[datetime]:
     """When a store got these files."""
-    found = work.source.at_once(work.source.stat, paths)
+    found = storage.at_once(storage.stat, paths)
     return [_moment(each.modified) for each in found if each is not None]
 
 
 def _gone(work: Build, paths: Iterable[str], newest: Manifest) -> datetime | None:
     """The last moment at which the oldest of these deletions can have been. A store does not say."""
-    if not work.source.folders:
+    storage = work.source.storage
+    if storage is None or not storage.folders:
         return None
     one_a_folder = {path.rpartition("/")[0]: path for path in paths}.values()
-    times = [_folder_changed(work, path) for path in one_a_folder]
+    times = [_folder_changed(storage, path) for path in one_a_folder]
     return max(min(times), _created(newest)) if times else None
 
 
-def _folder_changed(work: Build, path: str) -> datetime:
+def _folder_changed(storage: Storage, path: str) -> datetime:
     """When one of the folders above this path was last changed: any of them may have been moved."""
     times = [0.0]
     folder = path
     while folder:
         folder = folder.rpartition("/")[0]
         with suppress(OSError):  # it went too
-            found = os.stat(work.source.locate(folder))
+            found = os.stat(storage.locate(folder))
             times.append(max(found.st_mtime, found.st_ctime))
     return _moment(max(times))
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
+
+from wds_pipeline.dataset.origins import Origins
 
 # `problem` is null but for files that have no usable name.
 LISTING = pa.schema(
@@ -22,6 +24,14 @@ LISTING = pa.schema(
         pa.field("problem", pa.string()),
     ]
 )
+# Where the source wants each file's sample: `position` orders the samples of a slot.
+PLACES = pa.schema(
+    [
+        pa.field("split", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("slot", pa.int32(), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),
+    ]
+)
 # The digest is made of parts: so many files, fewer at the end of a folder. Hashing each file by itself
 # would cost a tenth of the scan; much larger ones would be lost when a look ends within a folder.
 PART = 256
@@ -30,15 +40,40 @@ _PARTS_AT_ONCE = 256
 _END = pa.scalar("\0", pa.large_string())
 
 
-@dataclass(frozen=True)
 class Listing:
     """What a scan saw: `files` has the schema `LISTING`; `folders` says how many of them are in each
-    folder, in order; `skipped` counts what was left out."""
+    folder, in order; `skipped` counts what was left out, `examples` names some.
 
-    files: pa.Table
-    folders: Sequence[int]
-    skipped: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    `origins` says where the files' bytes are, if not in files of their names below one folder. `places`
+    gives each file the split, slot and position (schema `PLACES`) that its sample has to have, if the
+    source decides that.
+    """
+
+    def __init__(
+        self,
+        files: pa.Table,
+        folders: Sequence[int] = (),
+        skipped: Mapping[str, int] | None = None,
+        examples: Mapping[str, list[str]] | None = None,
+        *,
+        origins: Origins | None = None,
+        places: pa.Table | None = None,
+        details: Mapping[str, str] | None = None,
+        made_of: Mapping[str, Any] | None = None,
+        digest: str = "",
+    ) -> None:
+        """`digest` is given where it is known by other means than folding the files; `details` says more of
+        files with a problem, by path; `made_of` which version of another dataset this is."""
+        self.files = files
+        self.folders = folders or [files.num_rows]
+        self.skipped = dict(skipped or {})
+        self.examples = dict(examples or {})
+        self.origins = origins
+        self.places = places
+        self.details = dict(details or {})
+        self.made_of = dict(made_of or {})
+        if digest:
+            self.__dict__["digest"] = digest
 
     @property
     def bytes(self) -> int:
@@ -49,6 +84,23 @@ class Listing:
     def digest(self) -> str:
         """The same for the same files, sizes and fingerprints."""
         return fold(NOTHING, self.files, self.folders).hex()
+
+
+class LateListing(Listing):
+    """A listing whose digest is known before its files are, which are read when they are asked for."""
+
+    def __init__(self, digest: str, load: Callable[[], Listing]) -> None:
+        """What `load` gives is this listing; its own digest is not looked at."""
+        self.__dict__["digest"] = digest
+        self._load = load
+
+    def __getattr__(self, name: str) -> Any:
+        # Only asked for what is missing.
+        if name.startswith("_") or "files" in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        found = self._load()
+        self.__dict__.update(found.__dict__ | {"digest": self.digest})
+        return getattr(self, name)
 
 
 def fold(state: bytes, files: pa.Table, folders: Sequence[int]) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
 from operator import attrgetter
@@ -25,12 +25,19 @@ _CAUSE = re.compile(r"(?:([\d,]+) )?(\w+)")  # a part of `ShardPlan.cause`
 
 
 class SplitTotals(BaseModel):
-    """How much a split holds. `digest` is the same for the same shards, whatever made them."""
+    """How much a split holds. `digest` is the same for the same shards, whatever made them; `inputs` counts the
+    samples of the source that transforms made these of."""
 
     shards: int = 0
     samples: int = 0
     bytes: int = 0
     digest: str = ""
+    inputs: int | None = None
+
+    @property
+    def of_source(self) -> int:
+        """How many samples of the source are in it."""
+        return self.samples if self.inputs is None else self.inputs
 
 
 class TableOfShards(BaseModel):
@@ -52,6 +59,9 @@ class NewShards(BaseModel):
 class Manifest(BaseModel):
     """What a version is. `inputs` is a digest of all that decided it, `content_rules` of what its
     content was judged by.
+
+    Where `transforms` made the samples, by their names in the file, `left_out` counts by transform the samples
+    of which nothing came. `made_of` says which version of which other dataset the source was.
 
     The shards are in a table beside it, which is read when `shards` or `of_split` is asked
     for the first time.
@@ -75,15 +85,25 @@ class Manifest(BaseModel):
     files: dict[str, int]
     quarantined: dict[str, int]
     verification: dict[str, Any]
+    transforms: list[str] = []
+    left_out: dict[str, int] = {}
+    made_of: dict[str, Any] = {}
     shard_table: TableOfShards
     _table: bytes | None = PrivateAttr(None)
     _read: Callable[[], bytes] | None = PrivateAttr(None)
     _parts: dict[str, list[ShardEntry]] = PrivateAttr(default_factory=dict)
 
     @classmethod
-    def of_shards(cls, shards: Sequence[ShardEntry], *, version: int, **values: Any) -> Manifest:
-        """The manifest of these shards, which are in the order of their splits and slots; `values`
-        are the fields that do not follow from them."""
+    def of_shards(
+        cls,
+        shards: Sequence[ShardEntry],
+        *,
+        version: int,
+        of_source: Mapping[str, int] | None = None,
+        **values: Any,
+    ) -> Manifest:
+        """The manifest of these shards, which are in the order of their splits and slots; `of_source` are
+        the `inputs` of `SplitTotals`, by split, `values` the fields that do not follow from these."""
         parts = {name: list(part) for name, part in groupby(shards, attrgetter("split"))}
         splits = {
             name: SplitTotals(
@@ -91,6 +111,7 @@ class Manifest(BaseModel):
                 samples=sum(shard.samples for shard in part),
                 bytes=sum(shard.bytes for shard in part),
                 digest=shard_table.content_digest(part),
+                inputs=None if of_source is None else of_source.get(name, 0),
             )
             for name, part in parts.items()
         }

@@ -41,6 +41,8 @@ PROBLEMS = {
     ),
     "name_not_utf8": "the name is not valid UTF-8; rename the file",
     "name_too_long": "a part of the name has more than 255 bytes, so it cannot be unpacked; rename",
+    "missing_file": "the file that a table or list names is not there; add it, or remove the row",
+    "download_failed": "the URL could not be downloaded; the next build tries again",
 }
 _STATUS = [OK, *IGNORED, *PROBLEMS]
 _CODE = {status: code for code, status in enumerate(_STATUS)}
@@ -104,7 +106,7 @@ class Namer:
             if "." in stem[stem.rfind("/") + 1 :] and status == OK:
                 status = "dotted_name"
         if status == OK:
-            status = _name_status(stem, field)
+            status = name_status(stem, field)
         return stem, field, status
 
     def plain(self, paths: pa.LargeStringArray) -> Plain:
@@ -178,7 +180,7 @@ class Namer:
         return extension, OK, 0
 
 
-def _name_status(key: str, field: str) -> str:
+def name_status(key: str, field: str) -> str:
     name = f"{key}.{field}"
     if _SUSPECT.search(name):
         if _CONTROL.search(name) or "//" in name or name.startswith("/") or _RELATIVE.match(name):

@@ -6,17 +6,17 @@ gathered in it, so that a shard costs one write per few MB; large ones stream th
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from wds_pipeline.dataset import seal, tar
+from wds_pipeline.dataset.digests import DIGESTS, Digest, check_published
+from wds_pipeline.dataset.origins import OriginReader
+from wds_pipeline.dataset.pack_transformed import pack_transformed
 from wds_pipeline.dataset.plan import Recipe
 from wds_pipeline.dataset.seal import Seal
 from wds_pipeline.errors import (
@@ -29,18 +29,7 @@ from wds_pipeline.errors import (
 from wds_pipeline.storage import Place, Read, Reads, Storage, Usage, Writer, open_storage
 
 
-class Digest(Protocol):
-    """A hash under way, as `hashlib` and `xxhash` have it."""
-
-    def update(self, data: bytes | memoryview, /) -> None: ...
-
-    def hexdigest(self) -> str: ...
-
-
-DIGESTS: dict[str, Callable[[], Digest]] = {
-    "xxh3-128": xxhash.xxh3_128,
-    "sha256": hashlib.sha256,
-}
+Source = Storage | OriginReader
 
 
 @dataclass(frozen=True)
@@ -61,7 +50,9 @@ class Packed:
     """What came of a job: the seal, or the source files (path, reason) because of which there is none,
     or why the shard would not be the one that was published, or what failed in passing.
 
-    `usage` is what it asked of the source and of the destination.
+    `rejected` are the samples that a transform could not use, each with its reason: the seal is then of the
+    shard without them, which has another name, and None if none is left. `usage` is what it asked of the source
+    and of the destination.
     """
 
     name: str
@@ -69,6 +60,7 @@ class Packed:
     changed: tuple[tuple[str, str], ...] = ()
     refused: str = ""
     failed: str = ""
+    rejected: Mapping[str, str] = field(default_factory=dict)
     usage: tuple[Usage, Usage] = field(default_factory=lambda: (Usage(), Usage()))
 
 
@@ -80,16 +72,28 @@ def run(job: PackJob) -> Packed:
 
     Raises SourceError, DestinationError when no other shard would fare better.
     """
-    source, destination = open_storage(job.source), open_storage(job.destination)
+    source, destination = open_source(job.recipe, job.source), open_storage(job.destination)
     done = _run(job, source, destination)
     return replace(done, usage=(source.usage, destination.usage))
 
 
-def _run(job: PackJob, source: Storage, destination: Storage) -> Packed:
+def open_source(recipe: Recipe, source: Place | str) -> Source:
+    """What a recipe's members are read from."""
+    if recipe.stores is None:
+        return open_storage(source)
+    return OriginReader(recipe.stores, recipe.members)
+
+
+def _run(job: PackJob, source: Source, destination: Storage) -> Packed:
     name = job.recipe.name
+    rejected: dict[str, str] = {}
     try:
         sealed = None if job.published or job.anew else seal.whole(destination, name)
-        if sealed is None:
+        if sealed is None and job.recipe.steps:
+            sealed, rejected = pack_transformed(
+                job.recipe, source, destination, job.digest, job.published
+            )
+        elif sealed is None:
             sealed = pack(job.recipe, source, destination, job.digest, job.published)
     except SourceChanged as error:
         return Packed(name, None, _all_changed(job.recipe, source, error))
@@ -99,11 +103,11 @@ def _run(job: PackJob, source: Storage, destination: Storage) -> Packed:
         if not may_pass(error):
             raise
         return Packed(name, None, failed=str(error))
-    return Packed(name, sealed)
+    return Packed(name, sealed, rejected=rejected)
 
 
 def _all_changed(
-    recipe: Recipe, source: Storage, first: SourceChanged
+    recipe: Recipe, source: Source, first: SourceChanged
 ) -> tuple[tuple[str, str], ...]:
     """What else would be met, one attempt after the other: a folder of unreadable files, say."""
     found = {first.path: first.reason}
@@ -120,7 +124,7 @@ def _all_changed(
 
 def pack(
     recipe: Recipe,
-    source: Storage,
+    source: Source,
     destination: Storage,
     digest: str = "xxh3-128",
     published: str = "",
@@ -140,12 +144,7 @@ def pack(
         stream = _TarStream(file, source, DIGESTS[digest]())
         offsets = stream.write(recipe.members)
         found = f"{digest}:{stream.digest.hexdigest()}"
-        if published and found != published:
-            raise VerificationError(
-                f"{destination.locate(where)}: missing or damaged, and packed anew it would have the "
-                f"digest {found}; it was published with {published}. A source file has other bytes "
-                "but its old size and time: touch it and build, or set source.fingerprint: content"
-            )
+        check_published(destination.locate(where), found, published)
     if published:  # a repair is read back; other builds may already have read back a new shard
         destination.delete(seal.path(recipe.name, seal.REPORT))
     index = _member_index(recipe, offsets)
@@ -192,7 +191,7 @@ class _TarStream:
     """Gathers members in buffers and hands each on when it is full: in the tar's order, though the
     source may be reading for some of them at a time."""
 
-    def __init__(self, file: Writer, source: Storage, digest: Digest) -> None:
+    def __init__(self, file: Writer, source: Source, digest: Digest) -> None:
         self.file = file
         self.source = source
         self.digest = digest

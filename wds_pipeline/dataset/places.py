@@ -143,6 +143,15 @@ class Places:
                 groups.setdefault(split.group_of(key, pattern), self.split_names[code])
         return groups
 
+    def take(self, given: pa.Table) -> None:
+        """Gives every sample the place that the source says, by its first file (schema `listing.PLACES`)."""
+        rows = self.found.files[samples.ROW].take(pa.array(self.found.first[:-1]))
+        table = given.take(rows)
+        codes, self.split_names = ledger.names(table["split"])
+        self.split = codes.astype(np.int32)
+        self.slot = table["slot"].to_numpy().copy()
+        self.position = table["position"].to_numpy().copy()
+
     def choose_slots(self, kept: np.ndarray) -> None:
         """Places the samples that have no slot yet, split by split."""
         limits = layout.Limits(int(self.config.shards.max_bytes), self.config.shards.max_samples)

@@ -8,7 +8,7 @@ shards and new ones; no change marks none; every sample is in one place, a shard
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -21,12 +21,17 @@ import xxhash
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import ledger, naming, samples
 from wds_pipeline.dataset.causes import why_stale
+from wds_pipeline.dataset.listing import Listing
+from wds_pipeline.dataset.origins import Origins
 from wds_pipeline.dataset.parent import Parent
 from wds_pipeline.dataset.places import Places
 from wds_pipeline.dataset.samples import Samples
 from wds_pipeline.dataset.seal import shard_name
+from wds_pipeline.dataset.transformed import transformed
 from wds_pipeline.dataset.wording import printable
 from wds_pipeline.errors import DataError
+from wds_pipeline.storage import Place
+from wds_pipeline.transforms.registry import Step
 
 # Part of every recipe's digest: raised when the same members would be packed into other bytes.
 RECIPE_FORMAT = "wds_pipeline-recipe-1"
@@ -62,7 +67,12 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one shard is made of: `members` (name, path, size, fingerprint, field), in order."""
+    """What one shard is made of: `members` (name, path, size, fingerprint, field), in order.
+
+    Where these are not files below one folder, `members` has the columns of `origins.ORIGINS` too, whose
+    stores are `stores`. With transforms, `digests` are the samples' (16 bytes each), of which the recipe's
+    digest is made.
+    """
 
     name: str
     split: str
@@ -70,6 +80,27 @@ class Recipe:
     digest: str
     samples: int
     members: pa.Table
+    stores: tuple[Place, ...] | None = None
+    steps: tuple[Step, ...] = ()
+    digests: bytes = b""
+
+    def without(self, left_out: Container[str]) -> str:
+        """The name of the shard that has all its samples but these, as a plan would call it."""
+        names, fields = self.members["name"].to_pylist(), self.members["field"].to_pylist()
+        keys = (name[: -len(field) - 1] for name, field in zip(names, fields, strict=True))
+        kept = b"".join(
+            self.digests[16 * number : 16 * number + 16]
+            for number, key in enumerate(dict.fromkeys(keys))
+            if key not in left_out
+        )
+        return shard_name(self.split, self.slot, recipe_digest(kept))
+
+
+def recipe_digest(samples: bytes, recipe_format: str = RECIPE_FORMAT) -> str:
+    """The digest of a recipe, by those of its samples (16 bytes each), in order."""
+    state = xxhash.xxh3_128(recipe_format.encode())
+    state.update(samples)
+    return state.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -88,6 +119,8 @@ class Plan:
     quarantine_changed: bool
     _rows: np.ndarray
     _bounds: np.ndarray
+    origins: Origins | None = None
+    steps: tuple[Step, ...] = ()
 
     @property
     def stale(self) -> list[ShardPlan]:
@@ -108,6 +141,14 @@ class Plan:
         index = self._position[shard.name]
         chosen = self._rows[self._bounds[index] : self._bounds[index + 1]]
         members = self.samples.files.take(pa.array(self.samples.rows(chosen)))
+        if samples.ROW in members.column_names:
+            rows = members[samples.ROW]
+            members = members.drop_columns([samples.ROW])
+            if self.origins is not None:
+                origins = self.origins.take(rows)
+                for name in origins.column_names:
+                    members = members.append_column(name, origins[name])
+        digests = self.samples.digests[chosen]
         return Recipe(
             shard.name,
             shard.split,
@@ -115,6 +156,9 @@ class Plan:
             shard.recipe,
             shard.samples,
             members.combine_chunks(),
+            stores=self.origins.stores if self.origins else None,
+            steps=self.steps,
+            digests=np.ascontiguousarray(digests).tobytes() if self.steps else b"",
         )
 
     def file_counts(self) -> dict[str, int]:
@@ -138,30 +182,40 @@ def make_plan(
     repack: bool = False,
     resplit: bool = False,
     recipe_format: str = RECIPE_FORMAT,
+    listing: Listing | None = None,
+    steps: tuple[Step, ...] = (),
 ) -> Plan:
     """The plan for an inventory (schema `naming.INVENTORY`).
 
     `listed` is the split list's content; `rejected` are samples that verification found unusable
     (schema `ledger.QUARANTINE`); `draft` is the ledger of an earlier plan of the same build, whose
     places are kept. `repack` lays every shard out anew, keeping each sample's split; `resplit` lets
-    samples change their splits too.
+    samples change their splits too. `listing` is what the inventory is of, where that knows more of its
+    files than the inventory says; the inventory then has a column `samples.ROW`. `steps` are the transforms.
 
     Raises DataError when a rule of the configuration is broken or no sample is left.
     """
     parent = parent or Parent()
-    found = samples.group(inventory, config.samples, config.name)
+    details = listing.details if listing is not None else None
+    found = samples.group(inventory, config.samples, config.name, details)
+    if steps:
+        found = transformed(found, steps)
     _apply_rejections(found, config, parent.quarantine if parent.same_rules else None, rejected)
     places = Places(
         found, parent, rejected, draft, config, relayout=repack or resplit, resplit=resplit
     )
-    warnings = places.choose_splits(listed or {})
+    given = listing.places if listing is not None else None
+    warnings = [] if given is not None else places.choose_splits(listed or {})
     kept = np.flatnonzero(found.problem == "")
     if not len(kept):
         raise DataError(
             f"{config.name}: all {len(found):,} samples are unusable; "
             f"the first: {_first_problem(found)}"
         )
-    places.choose_slots(kept)
+    if given is not None:
+        places.take(given)
+    else:
+        places.choose_slots(kept)
     order = kept[np.lexsort((places.position[kept], places.slot[kept], places.split[kept]))]
     table = places.ledger(order)
     shards, bounds = _shards(found, inventory, order, places, parent, recipe_format)
@@ -180,6 +234,8 @@ def make_plan(
         quarantine_changed=not _same_quarantine(quarantine, parent.quarantine),
         _rows=order,
         _bounds=bounds,
+        origins=listing.origins if listing is not None else None,
+        steps=steps,
     )
 
 
@@ -267,9 +323,7 @@ def _shards(
     shards = []
     for index, (start, stop) in enumerate(zip(starts.tolist(), bounds[1:].tolist(), strict=True)):
         name, slot = places.split_names[split_codes[start]], int(slots[start])
-        state = xxhash.xxh3_128(recipe_format.encode())
-        state.update(digests[16 * start : 16 * stop])
-        recipe = state.hexdigest()
+        recipe = recipe_digest(digests[16 * start : 16 * stop], recipe_format)
         why: dict[str, int] = {}
         if parent.recipes.get((name, slot)) != recipe:
             why = {cause: int(n[index]) for cause, n in causes.items() if n[index]}

@@ -124,7 +124,7 @@ def preview(
         bytes_written=written,
         costs=estimate(
             config,
-            work.source,
+            work.source.storage,
             work.destination,
             plan,
             [shard for shard in plan.shards if shard.name in missing],

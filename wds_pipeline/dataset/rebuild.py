@@ -41,7 +41,11 @@ def rebuild(build: Build, plan: Plan, partitions: Sequence[str], pool: Executor)
     chosen = [by_partition[each] for each in partitions if each in by_partition]
     packed = {shard.name: Packed(shard.name, None, failed=NOT_TRIED) for shard in chosen}
     packed |= {each.name: each for each in build.try_pack(plan, chosen, pool, anew=True)}
-    sealed = [shard for shard in chosen if packed[shard.name].seal is not None]
+    sealed = [
+        shard
+        for shard in chosen
+        if packed[shard.name].seal is not None and not packed[shard.name].rejected
+    ]
     build.verify(plan, sealed, pool)
     reports = settle.load_reports(build.destination, sealed)
     newest = build.newest()
@@ -60,6 +64,13 @@ def rebuild(build: Build, plan: Plan, partitions: Sequence[str], pool: Executor)
 def _outcome(
     shard: ShardPlan, packed: Packed, report: ShardReport | None, as_published: bool
 ) -> Rebuilt:
+    if packed.rejected:
+        key, reason = next(iter(packed.rejected.items()))
+        problem = (
+            f"{len(packed.rejected):,} of its samples are rejected by the transforms, such as {key}: "
+            f"{reason}; the build job leaves them out"
+        )
+        return Rebuilt(shard.partition, problem=problem)
     if packed.seal is None:
         reasons = [f"{path}: {reason}" for path, reason in packed.changed]
         more = f"; and {len(reasons) - 3:,} more files" if len(reasons) > 3 else ""

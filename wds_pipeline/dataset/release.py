@@ -29,7 +29,7 @@ def make_version_report(
     rules = settle.rules(config)
     files = {"seen": plan.inventory.num_rows + sum(skipped.values()), **plan.file_counts()}
     files |= {f"skipped: {reason}": count for reason, count in skipped.items()}
-    stored = {report.name: report.bytes for report in reports}
+    stored = {report.name: report for report in reports}
     return make_report(
         dataset=config.name,
         level=config.verify.level,
@@ -39,13 +39,35 @@ def make_version_report(
         files=files,
         required=config.samples.required,
         shards=[
-            ShardRow(s.name, s.split, s.slot, s.samples, stored[s.name], s.cause)
+            ShardRow(s.name, s.split, s.slot, stored[s.name].samples, stored[s.name].bytes, s.cause)
             for s in plan.shards
         ],
         on_leak=config.verify.on_leak,
         picture=lambda shard, key: read_thumbnail(storage, rules, shard, key),
         about=_about(storage, plan),
+        inputs=_of_source(plan),
+        left_out=_left_out(storage, plan),
     )
+
+
+def _of_source(plan: Plan) -> dict[str, int] | None:
+    """How many samples of the source each split has, where transforms make others of them."""
+    if not plan.steps:
+        return None
+    counts: Counter[str] = Counter()
+    for shard in plan.shards:
+        counts[shard.split] += shard.samples
+    return dict(counts)
+
+
+def _left_out(storage: Storage, plan: Plan) -> dict[str, int]:
+    """By transform, how many samples it left out of the plan's shards."""
+    if not plan.steps:
+        return {}
+    counts: Counter[str] = Counter()
+    for found in seal.read_seals(storage, [shard.name for shard in plan.shards]).values():
+        counts.update(found.left_out if found is not None else {})
+    return dict(sorted(counts.items()))
 
 
 def _about(storage: Storage, plan: Plan) -> str:
@@ -62,9 +84,15 @@ def _about(storage: Storage, plan: Plan) -> str:
 
 
 def make_manifest(
-    config: DatasetConfig, storage: Storage, plan: Plan, inputs: str, report: Report
+    config: DatasetConfig,
+    storage: Storage,
+    plan: Plan,
+    inputs: str,
+    report: Report,
+    made_of: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """The manifest that publishes a plan; `inputs` is a digest of all that decided it.
+    """The manifest that publishes a plan; `inputs` is a digest of all that decided it, `made_of` the version
+    of another dataset that the source is.
 
     Raises VerificationError when a shard of the plan is not sealed.
     """
@@ -82,14 +110,18 @@ def make_manifest(
         dataset=config.name,
         version=number,
         parent=plan.parent,
+        of_source=_of_source(plan),
         parent_write_id=parent.write_id if parent else "",
-        source=config.written.get("source", {}).get("url", config.source.url),
+        source=config.shown_url("source"),
         inputs=inputs,
         content_rules=settle.rules(config).content_digest,
         config=config.written,
         files=plan.file_counts(),
         quarantined=dict(Counter(plan.quarantine["reason"].to_pylist())),
         verification=report.summary(),
+        transforms=[step.name for step in plan.steps],
+        left_out=report.samples.get("left_out", {}),
+        made_of=made_of or {},
     )
 
 

@@ -7,25 +7,31 @@ stays as it is stored, seal and all: whatever of it can be read still can.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from wds_pipeline.compute import run_all
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import pack, publish, seal, settle
 from wds_pipeline.dataset.audit import audit_rules, expected_members
+from wds_pipeline.dataset.origins import GONE, ORIGINS
 from wds_pipeline.dataset.pack import Packed, PackJob
 from wds_pipeline.dataset.plan import Recipe
 from wds_pipeline.dataset.seal import Seal
 from wds_pipeline.dataset.settle import Progress
 from wds_pipeline.dataset.shard_report import LEVELS, ShardReport, load_report
+from wds_pipeline.dataset.sources import open_source
 from wds_pipeline.dataset.verify_job import VerifyJob
 from wds_pipeline.dataset.verify_job import run as run_verify
 from wds_pipeline.dataset.version import Manifest, ShardEntry
 from wds_pipeline.dataset.wording import counted, printable
 from wds_pipeline.errors import SourceError
-from wds_pipeline.storage import Storage, open_storage
+from wds_pipeline.storage import Place, Storage
+from wds_pipeline.transforms.registry import load as load_steps
 
 _SHOWN = 20  # shards of a message
 
@@ -68,7 +74,7 @@ def repair(
     settle.check_space(config, sum(shard.bytes for shard in shards))
     found = Repair()
     sealed = []
-    recipes = _recipes(storage, manifest, shards)
+    recipes = _recipes(config, storage, manifest, shards)
     for packed in _pack(config, recipes, shards, pool, progress):
         if packed.seal is None:
             found.failed[seal.partition_of(packed.name)] = _reason(packed)
@@ -95,9 +101,9 @@ def unrepaired(config: DatasetConfig, manifest: Manifest, failed: dict[str, str]
 
 def _check_source(config: DatasetConfig) -> None:
     """Else every single file would be reported as gone."""
-    source = open_storage(config.source_place)
+    source = open_source(config)
     source.check()
-    if source.is_empty():
+    if source.storage is not None and source.storage.is_empty():
         raise SourceError(
             f"{config.name}: source.url: {config.source_url}: found no files; expected those that the "
             "damaged shards are packed from; check the path, or mount it. Nothing was changed"
@@ -105,16 +111,51 @@ def _check_source(config: DatasetConfig) -> None:
 
 
 def _recipes(
-    storage: Storage, manifest: Manifest, shards: Sequence[ShardEntry]
+    config: DatasetConfig, storage: Storage, manifest: Manifest, shards: Sequence[ShardEntry]
 ) -> dict[str, Recipe]:
     members = expected_members(storage, manifest, ("path", "fingerprint", "field"))
+    steps = load_steps(config.transforms, config.name) if manifest.transforms else ()
+    stores = None
+    if config.source.kind != "url":
+        some = {shard.partition: members[shard.partition] for shard in shards}
+        stores, members = located(config, some)
     return {
         shard.name: Recipe(
             shard.name, shard.split, shard.slot, shard.recipe, shard.samples,
-            members[shard.partition],
+            members[shard.partition], stores, steps,
         )
         for shard in shards
     }  # fmt: skip
+
+
+def located(
+    config: DatasetConfig, members: Mapping[str, pa.Table]
+) -> tuple[tuple[Place, ...], dict[str, pa.Table]]:
+    """The members of shards with their origins in the source as it is now.
+
+    What the source has no more, or with another content, has an origin in no file: reading it is a
+    SourceChanged, as of a file that is gone. Raises SourceError.
+    """
+    listing = open_source(config).scan()
+    if listing.origins is None:
+        raise SourceError(
+            f"{config.name}: source: {config.source_url}: nothing says where its files are"
+        )
+    found = {}
+    paths = listing.files["path"].combine_chunks()
+    for partition, table in members.items():
+        at = pc.index_in(table["path"], value_set=paths).combine_chunks()
+        row = pc.fill_null(at, 0)
+        now = listing.files["fingerprint"].take(row)
+        same = pc.and_(pc.is_valid(at), pc.equal(now, table["fingerprint"]).combine_chunks())
+        origins = listing.origins.take(row)
+        gone = pc.invert(same)
+        columns = {name: origins[name].combine_chunks() for name in ORIGINS.names}
+        columns["store"] = pc.if_else(gone, pa.scalar(GONE, pa.int16()), columns["store"])
+        for name, column in columns.items():
+            table = table.append_column(name, column)
+        found[partition] = table
+    return listing.origins.stores, found
 
 
 def _pack(
@@ -127,7 +168,7 @@ def _pack(
     jobs = [
         PackJob(
             recipes[shard.name],
-            config.source_place,
+            settle.source_of(config),
             config.destination_place,
             published=shard.digest,
         )
@@ -163,7 +204,7 @@ def _read_back(
             each.name,
             config.destination_place,
             rules,
-            recipes[each.name].members.select(["name", "size"]),
+            None if manifest.transforms else recipes[each.name].members.select(["name", "size"]),
         )
         for each in sealed
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -153,6 +153,8 @@ def make_report(
     limits: Limits | None = None,
     picture: Callable[[str, str], Thumbnail | None] | None = None,
     about: str = "",
+    inputs: Mapping[str, int] | None = None,
+    left_out: Mapping[str, int] | None = None,
 ) -> Report:
     """Puts the shards' reports together and checks what no single shard can show.
 
@@ -161,7 +163,9 @@ def make_report(
     counts the source's files: `seen`, and where each of them went. `duplicate_fields` are those
     whose equal content makes samples duplicates; None: images, sound, video and arrays, and only
     where there are none of these, text. `picture` gives the thumbnail of a sample by its shard and
-    key, for those of findings (see `verify.read_thumbnail`). `about` says which version this is.
+    key, for those of findings (see `verify.read_thumbnail`). `about` says which version this is. Where
+    transforms made the samples, `inputs` counts by split those that they were made of, `left_out` by transform
+    those of which nothing came.
     """
     limits = limits or Limits()
     shards = [ShardRow(*each) for each in shards]
@@ -185,7 +189,9 @@ def make_report(
         else [each for each in duplicate_fields if each in members.fields]
     )
     groups = check_duplicates(members, compared, on_leak, findings)
-    samples = _account_samples(samples_in, members, shards, quarantine, findings)
+    samples = _account_samples(samples_in, members, shards, quarantine, findings, inputs)
+    if inputs is not None:
+        samples["left_out"] = dict(left_out or {})
     cards = _sheet(listed, limits)
     return Report(
         dataset=dataset,
@@ -194,7 +200,7 @@ def make_report(
         sample=min((each.sample for each in listed), default=1.0),
         samples=samples,
         files=_account_files(files, findings),
-        splits=_splits(shards),
+        splits=_splits(shards, inputs),
         shards=list(shards),
         fields=checks.field_rows(members, required),
         counts=findings.counts(),
@@ -213,6 +219,7 @@ def _account_samples(
     shards: Sequence[ShardRow],
     quarantine: pa.Table,
     findings: Findings,
+    inputs: Mapping[str, int] | None,
 ) -> dict[str, Any]:
     reasons = pc.value_counts(quarantine.column("reason")).to_pylist()
     by_reason = {each["values"]: each["counts"] for each in reasons}
@@ -223,16 +230,18 @@ def _account_samples(
             "error", "accounting",
             f"{members.samples:,} samples were read back; the version says {claimed:,}",
         )  # fmt: skip
-    balanced = samples_in == members.samples + left_out
+    used = members.samples if inputs is None else sum(inputs.values())
+    balanced = samples_in == used + left_out
     if not balanced:
         findings.note(
             "error", "accounting",
-            f"{samples_in:,} samples went in; {members.samples:,} published + {left_out:,} "
-            f"quarantined = {members.samples + left_out:,}",
+            f"{samples_in:,} samples went in; {used:,} published + {left_out:,} "
+            f"quarantined = {used + left_out:,}",
         )  # fmt: skip
     return {
         "in": samples_in,
         "published": members.samples,
+        **({} if inputs is None else {"inputs_published": used}),
         "quarantined": left_out,
         "balanced": balanced,
         "quarantined_by_reason": dict(
@@ -251,7 +260,7 @@ def _account_files(files: dict[str, int], findings: Findings) -> dict[str, Any]:
     return {"seen": seen, "balanced": seen == total, "went": went}
 
 
-def _splits(shards: Sequence[ShardRow]) -> list[dict[str, Any]]:
+def _splits(shards: Sequence[ShardRow], inputs: Mapping[str, int] | None) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for each in shards:
         row = rows.setdefault(
@@ -260,6 +269,8 @@ def _splits(shards: Sequence[ShardRow]) -> list[dict[str, Any]]:
         row["samples"] += each.samples
         row["shards"] += 1
         row["bytes"] += each.bytes
+        if inputs is not None:
+            row["inputs"] = inputs.get(each.split, 0)
     return sorted(rows.values(), key=lambda each: (-each["samples"], each["split"]))
 
 

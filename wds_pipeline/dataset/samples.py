@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -35,11 +36,17 @@ CONTENT_PROBLEMS = {
     "bad_number": "not a whole number",
     "bad_array": "the array does not load",
     "bad_compression": "the compressed file does not decompress",
+    "transform_failed": "a transform cannot use the sample; it is tried again when either changes",
     "unstable": "the file kept changing while it was packed; the next build tries again",
     "unreadable": "the file cannot be read; give this user the right to (the next build tries again)",
 }
 # Found while packing: they may pass, and no fingerprint tells when.
-PASSING = frozenset({"unstable", "unreadable"})
+PASSING = frozenset({"unstable", "unreadable", "download_failed"})
+# Of such a sample there is nothing that could be kept.
+NOT_WHOLE = PASSING | {"transform_failed"}
+# A column of an inventory beside those of its schema: the row of the listing that a file is of, where the
+# listing says more of it (`origins`, `places`).
+ROW = "row"
 _BATCH = 131_072
 
 
@@ -47,9 +54,11 @@ def policy_for(reason: str, config: SamplesConfig) -> Policy:
     """What the dataset wants done with a sample that has this problem."""
     if reason == "missing_field":
         return config.on_missing
-    if reason == "empty_file" or (reason in CONTENT_PROBLEMS and reason not in PASSING):
+    if reason in ("missing_file", "download_failed"):
+        return "error" if config.on_missing == "error" else "quarantine"
+    if reason == "empty_file" or (reason in CONTENT_PROBLEMS and reason not in NOT_WHOLE):
         return config.on_invalid
-    if reason in PASSING:  # nothing whole is there to keep
+    if reason in NOT_WHOLE:  # nothing whole is there to keep
         return "error" if config.on_invalid == "error" else "quarantine"
     if reason == "no_split":
         return "quarantine"
@@ -101,8 +110,14 @@ def ranges(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
     return np.arange(counts.sum()) + np.repeat(start - (ends - counts), counts)
 
 
-def group(inventory: pa.Table, config: SamplesConfig, dataset: str = "") -> Samples:
-    """Groups an inventory's files by key. Files that are ignored have no part in it.
+def group(
+    inventory: pa.Table,
+    config: SamplesConfig,
+    dataset: str = "",
+    details: Mapping[str, str] | None = None,
+) -> Samples:
+    """Groups an inventory's files by key. Files that are ignored have no part in it. `details` says more of
+    the problems of some files, by path.
 
     Raises DataError when no file forms a sample, or a required field is in no sample at all.
     """
@@ -128,9 +143,11 @@ def group(inventory: pa.Table, config: SamplesConfig, dataset: str = "") -> Samp
     first = np.append(np.flatnonzero(np.diff(codes, prepend=-1)), len(codes))
     names = _join(files["key"], files["field"].cast(pa.large_string()), separator=".")
     sizes = _member_sizes(names, files["size"].to_numpy())
-    problem, detail = _problems(files, first, codes, field_codes, config, dataset)
+    problem, detail = _problems(files, first, codes, field_codes, config, dataset, details or {})
+    columns = ["path", "size", "fingerprint", "field"]
+    columns += [ROW] if ROW in files.column_names else []
     return Samples(
-        files=files.select(["path", "size", "fingerprint", "field"]).append_column("name", names),
+        files=files.select(columns).append_column("name", names),
         first=first,
         keys=keys,
         bytes=np.add.reduceat(sizes, first[:-1]),
@@ -214,6 +231,7 @@ def _problems(
     field_codes: np.ndarray,
     config: SamplesConfig,
     dataset: str,
+    details: Mapping[str, str],
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Each sample's worst problem, or "", and the detail of it. The later in here, the worse."""
     starts = first[:-1]
@@ -237,8 +255,9 @@ def _problems(
 
     def mark(rows: np.ndarray, reason: str) -> None:
         for row in rows.tolist():
+            path = files["path"][row].as_py()
             problem[codes[row]] = reason
-            detail[int(codes[row])] = f"{files['path'][row].as_py()}: {advice(reason)}"
+            detail[int(codes[row])] = f"{path}: {details.get(path) or advice(reason)}"
 
     if config.on_invalid != "keep":
         mark(np.flatnonzero(files["size"].to_numpy() == 0), "empty_file")

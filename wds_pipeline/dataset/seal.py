@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,7 +39,11 @@ MEMBER_INDEX = pa.schema(
 
 @dataclass(frozen=True)
 class Seal:
-    """The facts of a stored shard. `bytes` is the tar's size, `digest` its digest (`algorithm:hex`)."""
+    """The facts of a stored shard. `bytes` is the tar's size, `digest` its digest (`algorithm:hex`).
+
+    Where transforms made the samples, `inputs` counts those that they were made of, and `left_out` by transform
+    those of which nothing came.
+    """
 
     name: str
     split: str
@@ -50,11 +54,16 @@ class Seal:
     bytes: int
     digest: str
     format_version: int = FORMAT_VERSION
+    inputs: int | None = field(default=None, compare=False)
+    left_out: dict[str, int] = field(default_factory=dict, compare=False)
 
 
 def dump_seal(seal: Seal) -> bytes:
     """The seal as its file holds it."""
-    return (json.dumps(asdict(seal), indent=2) + "\n").encode()
+    values = asdict(seal)
+    if seal.inputs is None:
+        del values["inputs"], values["left_out"]
+    return (json.dumps(values, indent=2) + "\n").encode()
 
 
 def shard_name(split: str, slot: int, recipe: str) -> str:

@@ -20,11 +20,12 @@ from wds_pipeline.dataset import ledger, pack, samples, seal
 from wds_pipeline.dataset.pack import Packed, PackJob
 from wds_pipeline.dataset.plan import Plan, ShardPlan
 from wds_pipeline.dataset.shard_report import Rules, ShardReport, load_report
+from wds_pipeline.dataset.sources import open_source
 from wds_pipeline.dataset.verify_job import Verified, VerifyJob
 from wds_pipeline.dataset.verify_job import run as run_verify
 from wds_pipeline.dataset.wording import counted
 from wds_pipeline.errors import DestinationError, VerificationError, WdsPipelineError
-from wds_pipeline.storage import UNREADABLE, Storage, open_storage
+from wds_pipeline.storage import UNREADABLE, Place, Storage, open_storage
 
 # Called with what is under way ("pack", "verify"), how many bytes are done, and of how many.
 Progress = Callable[[str, int, int], None]
@@ -93,7 +94,7 @@ def pack_shards(
     jobs = (
         PackJob(
             plan.recipe(shard),
-            config.source_place,
+            source_of(config),
             config.destination_place,
             config.shards.digest,
             (published or {}).get(shard.name, ""),
@@ -115,10 +116,15 @@ def pack_shards(
     return results
 
 
+def source_of(config: DatasetConfig) -> Place | str:
+    """Where packing finds the files of a folder; of any other source, each recipe says it."""
+    return config.source_place if config.source.kind == "url" else ""
+
+
 def _is_away(config: DatasetConfig) -> bool:
     """Whether either end does not answer at all: then the other shards need not be tried."""
     try:
-        open_storage(config.source_place).check()
+        open_source(config).check()
         open_storage(config.destination_place).check()
     except WdsPipelineError:
         return True
@@ -172,7 +178,7 @@ def verify_shards(
             shard.name,
             config.destination_place,
             wanted,
-            plan.recipe(shard).members.select(["name", "size"]),
+            None if plan.steps else plan.recipe(shard).members.select(["name", "size"]),
             tuple(n for n in (known or {}).get(shard.partition, ()) if n != shard.name),
         )
         for shard in shards
@@ -246,7 +252,17 @@ def reject_content(plan: Plan, config: DatasetConfig, reports: Iterable[ShardRep
         for key, field, problem, detail in zip(*columns, strict=True):
             keep = samples.policy_for(problem, config.samples) == "keep"
             if problem in samples.CONTENT_PROBLEMS and not keep:
-                found.setdefault(key, (problem, f"{key}.{field}: {detail or problem}"))
+                name = f"{key}.{field}: " if field else ""  # a transform's reason is of the sample
+                found.setdefault(key, (problem, f"{name}{detail or problem}"))
+    return reject(plan, found)
+
+
+def reject_failed(plan: Plan, packed: Iterable[Packed]) -> Rejections:
+    """The samples that a transform could not use."""
+    found: dict[str, tuple[str, str]] = {}
+    for each in packed:
+        for key, reason in each.rejected.items():
+            found[key] = ("transform_failed", reason)
     return reject(plan, found)
 
 

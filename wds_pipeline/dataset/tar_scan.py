@@ -7,6 +7,7 @@ against. What is not a plain header is for `tar_headers`, names and samples are 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
 
@@ -98,18 +99,28 @@ class Walk:
 
     def run(self) -> Walked:
         """Reads the file to its end. Raises what reading raises."""
+        for _ in self.steps():
+            pass
+        return self.found
+
+    def steps(self) -> Iterator[Walked]:
+        """The same window by window: what was found so far, after each of them and at the end.
+
+        Who takes members off its lists leaves the last one there.
+        """
         while self._fill():
             if self._state == "walking":
                 self._step()
             if self._state == "behind the end":
                 self._look_behind()
+            yield self.found
         self._end_of_file()
         if self._timed_count:
             more = self.found.extended.get("pax", 0)
             self.found.extended["pax"] = more + self._timed_count
         self.found.bytes = self._end
         self.found.digest = f"xxh3-128:{self._hash.hexdigest()}"
-        return self.found
+        yield self.found
 
     # The window.
 

@@ -124,7 +124,7 @@ def no_key_lost(subject: Subject) -> dg.AssetCheckResult:
     samples = subject.found.samples
     rows = [
         ("in the source", samples["in"], accounts.samples_in),
-        ("published", samples["published"], accounts.published),
+        ("published", samples.get("inputs_published", samples["published"]), accounts.published),
         ("in the quarantine", samples["quarantined"], accounts.quarantined),
     ]
     problems = list(accounts.problems)

@@ -28,7 +28,7 @@ class Subject:
     """What is checked: `about` names it in sentences; `version` is 0 for what is not published.
 
     The tables are those of the version (schemas `ledger.LEDGER`, `ledger.QUARANTINE`,
-    `naming.INVENTORY`); `splits` has how many samples each split has by its shards. `picture` gives
+    `naming.INVENTORY`); `splits` has how many samples of the source each split has by its shards. `picture` gives
     the thumbnail of a sample by its shard and key. `read_back` says that the report is of reading
     everything now, `damaged` which shards that found damaged.
     """
@@ -93,7 +93,7 @@ def of_candidate(config: DatasetConfig, plan: Plan, report: Report) -> Subject:
         ledger=plan.ledger,
         quarantine=plan.quarantine,
         inventory=plan.inventory,
-        splits={each["split"]: each["samples"] for each in report.splits},
+        splits={each["split"]: each.get("inputs", each["samples"]) for each in report.splits},
         picture=_pictures(report),
     )
 
@@ -143,7 +143,7 @@ def _published(config: DatasetConfig, storage: Storage, manifest: Manifest, **mo
         ledger=version.read_table(storage, manifest, version.LEDGER),
         quarantine=version.read_table(storage, manifest, version.QUARANTINE),
         inventory=version.read_table(storage, manifest, version.INVENTORY),
-        splits={name: total.samples for name, total in manifest.splits.items()},
+        splits={name: total.of_source for name, total in manifest.splits.items()},
         **more,
     )
 

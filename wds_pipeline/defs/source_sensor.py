@@ -139,13 +139,8 @@ class _Tick:
         # Earlier than `since` is a clock that was set back.
         if self.cursor.settling and self.cursor.since <= now < self.cursor.since + settle:
             return self._wait(f"the source changed; it is looked at again {self._when_settled()}")
-        self.look = watch.look(
-            self.build.source,
-            self.config.source,
-            self.config.name,
-            self.wanted.tick_seconds,
-            self.cursor.under_way,
-            now=_now,
+        self.look = self.build.source.look(
+            self.wanted.tick_seconds, self.cursor.under_way, now=_now
         )
         if not self.look.complete:
             self._remember(under_way=self.look)

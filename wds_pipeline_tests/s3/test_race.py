@@ -64,7 +64,7 @@ def commit_versions(where: Any, go: Any, results: Any) -> None:
     while (parent := newest(storage)) < COMMITS:
         manifest = Manifest.of_shards(
             [],
-            **publish.stamp(),
+            **dict[str, Any](publish.stamp()),
             dataset="small",
             version=version.next_number(storage, parent),
             parent=parent,

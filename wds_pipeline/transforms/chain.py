@@ -1,0 +1,198 @@
+"""Runs the transforms of one shard: input samples → output samples, with an account of each input.
+
+Transforms of single samples are run one input at a time, all of them: an input comes out whole, or it is
+rejected. Between two transforms a sample's contents are bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from wds_pipeline.dataset.naming import OK, PROBLEMS, name_status
+from wds_pipeline.errors import DataError
+from wds_pipeline.transforms.api import Context, Rejected, Sample
+from wds_pipeline.transforms.registry import Step
+
+KEY = "__key__"
+_CONTINUES = ("/", "-", "_")
+_LONGEST = 500  # characters of a reason
+
+
+class Chain:
+    """The transforms of one shard slot.
+
+    When `run` is exhausted, `rejected` has the reason of each input that cannot be used, by its key;
+    `left_out` counts, by transform, the samples for which it gave nothing.
+    """
+
+    def __init__(self, steps: Sequence[Step], shard: str) -> None:
+        """Makes the transforms. Raises ConfigError."""
+        self._shard = shard
+        self._made: list[tuple[Step, Any]] = [(step, step.make()) for step in steps]
+        self.inputs = 0
+        self.rejected: dict[str, str] = {}
+        self.left_out: Counter[str] = Counter()
+
+    def run(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        """Yields the output samples: `__key__`, and each field's bytes, by name.
+
+        Raises DataError when a transform of a whole shard fails, or gives what cannot be stored.
+        """
+        stream = self._counted(samples)
+        # Not a lambda over the instances: each group is used up before the next one begins.
+        parts = [
+            (whole, list(part))
+            for whole, part in groupby(self._made, lambda each: hasattr(each[1], "stream"))
+        ]
+        for whole, part in parts:
+            if whole:
+                for step, made in part:
+                    stream = self._over(step, made, stream)
+            else:
+                stream = self._each(part, stream)
+        return stream
+
+    def _counted(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        for sample in samples:
+            self.inputs += 1
+            yield sample
+
+    def _each(
+        self, made: Sequence[tuple[Step, Any]], samples: Iterable[Sample]
+    ) -> Iterator[Sample]:
+        for sample in samples:
+            key = sample[KEY]
+            left_out: Counter[str] = Counter()
+            found = [sample]
+            step = made[0][0]
+            try:
+                for step, call in made:
+                    found = [
+                        out for each in found for out in _apply(step, call, each, key, left_out)
+                    ]
+                _check_keys(found, key)
+            except Exception as error:
+                self._reject(key, f"{step.name}: {told(error)}")
+                continue
+            self.left_out += left_out
+            yield from found
+
+    def _over(self, step: Step, made: Any, samples: Iterator[Sample]) -> Iterator[Sample]:
+        def reject(key: str, reason: str) -> None:
+            self._reject(key, f"{step.name}: {reason}")
+
+        def wanted() -> Iterator[Sample]:
+            for sample in samples:
+                if step.wants(sample[KEY]) and _has_any(sample, step.fields):
+                    yield sample
+                else:
+                    self.left_out[f"{step.name} (not for it)"] += 1
+
+        try:
+            for sample in made.stream(wanted(), Context(self._shard, reject)):
+                yield encoded(sample, step)
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(f"{step.where}: {self._shard}: {told(error)}") from error
+
+    def _reject(self, key: str, reason: str) -> None:
+        self.rejected.setdefault(key, " ".join(reason.split())[:_LONGEST])
+
+
+def _apply(
+    step: Step, call: Any, sample: Sample, origin: str, left_out: Counter[str]
+) -> list[Sample]:
+    """What one transform makes of one sample."""
+    if not step.wants(origin) or not _has_any(sample, step.fields):
+        return [sample]
+    result = call(dict(sample))
+    if result is None:
+        results = []
+    elif isinstance(result, Mapping):
+        results = [result]
+    elif isinstance(result, Iterable) and not isinstance(result, str | bytes):
+        results = list(result)
+    else:
+        raise Rejected(
+            f"gave {type(result).__name__}; expected None, a sample (a dict), or several of them"
+        )
+    if not results:
+        left_out[step.name] += 1
+    return [encoded(each, step) for each in results]
+
+
+def _has_any(sample: Sample, fields: tuple[str, ...] | None) -> bool:
+    return fields is None or any(name in sample for name in fields)
+
+
+def encoded(sample: Any, step: Step) -> Sample:
+    """A sample with each content as bytes, as webdataset's encoders make them of the field's extension.
+
+    Raises Rejected for what is no sample, or what no reader would find again.
+    """
+    if not isinstance(sample, Mapping) or not isinstance(sample.get(KEY), str):
+        raise Rejected(f"gave {sample!r:.80}; expected a dict with `__key__` and the fields")
+    found: Sample = {KEY: sample[KEY]}
+    for name, value in sample.items():
+        if isinstance(name, str) and name.startswith("__"):  # readers keep such for themselves
+            continue
+        status = name_status(sample[KEY], name) if isinstance(name, str) else "bad_name"
+        if status != OK or name != name.lower():
+            why = PROBLEMS.get(status, "fields are in lower case")
+            raise Rejected(f"gave the name {sample[KEY]!r}.{name!r}: {why}")
+        if isinstance(value, bytes | bytearray | memoryview):
+            found[name] = value if isinstance(value, bytes) else bytes(value)
+        elif value is not None:
+            found[name] = _encode(name, value)
+    if len(found) == 1:
+        raise Rejected("gave a sample without a field; return None to leave a sample out")
+    return found
+
+
+def _encode(name: str, value: Any) -> bytes:
+    if name.endswith(".gz"):  # webdataset's own has the time in it
+        return gzip.compress(_encode(name.removesuffix(".gz"), value), mtime=0)
+    if isinstance(value, str):
+        return value.encode()
+    from webdataset.writer import encode_based_on_extension1, make_handlers
+
+    try:
+        return bytes(encode_based_on_extension1(value, name, make_handlers()))
+    except Exception as error:
+        raise Rejected(
+            f"gave {type(value).__name__} for the field {name!r}, which cannot be encoded as such "
+            f"({told(error)}); give bytes"
+        ) from error
+
+
+def _check_keys(found: Sequence[Sample], origin: str) -> None:
+    """Keys stay or go on, so that what was one sample stays in one split, and no two collide."""
+    keys = list(map(itemgetter(KEY), found))
+    for key in keys:
+        rest = key.removeprefix(origin)
+        if key != origin and (rest == key or not rest.startswith(_CONTINUES)):
+            raise Rejected(
+                f"made the key {key!r} of {origin!r}; expected the same one, or one that goes on behind it "
+                f"with {', '.join(map(repr, _CONTINUES))}"
+            )
+        if "." in key.rpartition("/")[2]:
+            raise Rejected(
+                f"made the key {key!r}: a dot in a key's last part begins a field's name"
+            )
+    if len(set(keys)) < len(keys):
+        again = next(key for key in keys if keys.count(key) > 1)
+        raise Rejected(f"made the key {again!r} twice")
+
+
+def told(error: BaseException) -> str:
+    """An error in one clause."""
+    text = str(error)
+    if isinstance(error, Rejected):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
