@@ -282,7 +282,7 @@ class DatasetConfig(Model):
     source: SourceConfig
     destination: DestinationConfig
     samples: SamplesConfig = SamplesConfig()
-    transforms: Transforms
+    transforms: Transforms = []
     """What is done to each sample before it is packed: a list of transforms, each its name and parameters
     (`- resize: {fields: [jpg], size: 256}`), built in or of your own (`package.module:function`)."""
     split: SplitConfig = SplitConfig()

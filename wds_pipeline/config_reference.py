@@ -28,10 +28,13 @@ This page is made from the program (`python -m wds_pipeline.config_reference > d
 
 def render() -> str:
     """The page, in Markdown."""
-    return "\n".join([_HEAD, *_section("Top level", DatasetConfig, "")]) + "\n"
+    return "\n".join([_HEAD, *_section("Top level", DatasetConfig, "", {})]) + "\n"
 
 
-def _section(title: str, model: type[BaseModel], prefix: str) -> Iterator[str]:
+def _section(
+    title: str, model: type[BaseModel], prefix: str, seen: dict[type[BaseModel], str]
+) -> Iterator[str]:
+    """A model's keys, and those of the models in it; one that was described before is pointed to."""
     yield f"## {title}\n"
     if model is not DatasetConfig and model.__doc__:
         yield " ".join(model.__doc__.split()) + "\n"
@@ -40,10 +43,14 @@ def _section(title: str, model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, info in model.model_fields.items():
         inner = _model_in(info.annotation)
         if inner is not None:
-            nested.append((f"`{prefix}{name}`", inner, f"{prefix}{name}."))
+            path = seen.get(inner, f"{prefix}{name}")
+            if inner not in seen:
+                seen[inner] = path
+                nested.append((f"`{path}`", inner, f"{path}."))
             first = " ".join((inner.__doc__ or "").split()).partition(". ")[0].rstrip(".")
-            anchor = f"{prefix}{name}".replace(".", "")
-            yield f"| [`{prefix}{name}`](#{anchor}) | keys, see below | {_default(info)} | {first}. |"
+            anchor = path.replace(".", "")
+            kind = _kind_of_keys(info)
+            yield f"| [`{prefix}{name}`](#{anchor}) | {kind} | {_default(info)} | {first}. |"
             continue
         meaning = " ".join((info.description or "").split()).replace("|", "\\|")
         shown = "a split's name" if (prefix, name) == ("split.", "ratios") else f"{prefix}{name}"
@@ -51,7 +58,14 @@ def _section(title: str, model: type[BaseModel], prefix: str) -> Iterator[str]:
         yield f"| {shown} | {_type(info)} | {_default(info)} | {meaning} |"
     yield ""
     for heading, inner, path in nested:
-        yield from _section(heading, inner, path)
+        yield from _section(heading, inner, path, seen)
+
+
+def _kind_of_keys(info: FieldInfo) -> str:
+    text = str(info.annotation)
+    if "list[" in text:
+        return "list of keys, see below"
+    return "map of keys, see below" if "dict[" in text else "keys, see below"
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from wds_pipeline.config_storage import StorageConfig, check_no_password, check_slashes
 from wds_pipeline.config_values import Glob, Model
@@ -21,8 +21,22 @@ def checked_url(url: str) -> str:
     return url
 
 
+def _or(*types: str) -> ConfigDict:
+    """For the schema: what may be written instead of the keys."""
+
+    def widen(schema: dict[str, Any]) -> None:
+        inner = dict(schema)
+        schema.clear()
+        schema["anyOf"] = [inner, *({"type": each} for each in types)]
+        schema["properties"] = {}  # all of them are in `anyOf`
+
+    return ConfigDict(json_schema_extra=widen)
+
+
 class DatasetSource(Model):
     """A published version of another dataset; a bare name will do."""
+
+    model_config = _or("string")
 
     name: str = ""
     """A dataset of this folder of YAML files. Then the two are linked in Dagster's asset graph."""
@@ -62,6 +76,8 @@ class DatasetSource(Model):
 class ShardsSource(Model):
     """Tars that somebody else made; a bare pattern or a list of them will do."""
 
+    model_config = _or("string", "array")
+
     urls: list[str] = Field(min_length=1)
     """Paths or URLs: with braces (`cc3m-{0000..0575}.tar`), `*`, joined by `::`, or folders of tars."""
     storage: StorageConfig = StorageConfig()
@@ -84,6 +100,8 @@ class ShardsSource(Model):
 
 class ColumnConfig(Model):
     """A column of a table, and what its cells are; a bare name is a column of values."""
+
+    model_config = _or("string")
 
     column: str
     """The column's name."""
@@ -136,6 +154,8 @@ class TableSource(Model):
 class RecipeSource(Model):
     """A list as `tarp create` takes it: a line a member, `name source`; a bare path will do."""
 
+    model_config = _or("string")
+
     url: str = Field(min_length=1)
     """The list's file. A source is a path, `file:path`, `text:content`, or `pipe:command`."""
     storage: StorageConfig = StorageConfig()
@@ -162,9 +182,13 @@ class MergePart(Model):
     label: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     """The first folder of its samples' keys: `captions/0001`."""
     dataset: DatasetSource | None = None
+    """A published version of another dataset."""
     shards: ShardsSource | None = None
+    """Tars that somebody else made."""
     table: TableSource | None = None
+    """A table."""
     recipe: RecipeSource | None = None
+    """A list of members."""
 
     @model_validator(mode="after")
     def _one_of(self) -> MergePart:
@@ -178,6 +202,8 @@ class MergePart(Model):
 
 class MergeSource(Model):
     """Several sources as one; a bare list of parts will do."""
+
+    model_config = _or("array")
 
     parts: list[MergePart] = Field(min_length=1)
     """The parts, each with its label."""
@@ -201,6 +227,10 @@ class MergeSource(Model):
 class SourceConfig(Model):
     """What the dataset is made of: a folder of raw files (`url`), or one of the others."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": [kind]} for kind in KINDS]},
+    )
+
     url: str = ""
     """A folder (a relative one starts at the folder of this YAML file), `s3://bucket/prefix`, or any
     URL that fsspec can list: `http(s)://`, `gs://`, `az://`, `sftp://`, `hf://`."""
@@ -218,10 +248,15 @@ class SourceConfig(Model):
     etag. `content`: by a hash of the whole content (reads every file at each scan; for folders whose
     times mean nothing, such as a fresh git checkout)."""
     dataset: DatasetSource | None = None
+    """Instead of a folder: a published version of another dataset, by its name (`dataset: captions`)."""
     shards: ShardsSource | None = None
+    """Instead of a folder: tars that somebody else made (`shards: 'cc3m-{0000..0575}.tar'`)."""
     table: TableSource | None = None
+    """Instead of a folder: a table, a row a sample."""
     recipe: RecipeSource | None = None
+    """Instead of a folder: a list of members (`recipe: members.txt`)."""
     merge: MergeSource | None = None
+    """Instead of a folder: several of the others, each with a label."""
 
     @field_validator("url")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, WithJsonSchema, model_validator
+from pydantic import WithJsonSchema, model_validator
 
 from wds_pipeline.config_values import Glob, Model
 
@@ -52,7 +52,6 @@ class TransformConfig(Model):
 
 Transforms = Annotated[
     list[TransformConfig],
-    Field(default_factory=list),
     WithJsonSchema(
         {
             "type": "array",
@@ -62,10 +61,10 @@ Transforms = Annotated[
                     {
                         "type": "object",
                         "properties": {
-                            "version": {"type": ["string", "number"]},
+                            "version": {"anyOf": [{"type": "string"}, {"type": "number"}]},
                             "keys": {"type": "string"},
                         },
-                        "additionalProperties": {"type": ["object", "null"]},
+                        "additionalProperties": {"anyOf": [{"type": "object"}, {"type": "null"}]},
                     },
                 ]
             },

@@ -302,7 +302,9 @@ def validate(schema: dict[str, Any], value: Any, root: dict[str, Any] | None = N
     if kind == "array":
         for each in value:
             problems += validate(schema.get("items", {}), each, root)
-    if kind == "object":
+    if "oneOf" in schema and sum(not validate(each, value, root) for each in schema["oneOf"]) != 1:
+        problems.append(f"{value!r} is not one of {schema['oneOf']}")
+    if kind == "object" or "required" in schema:
         problems += [f"{key} is required" for key in schema.get("required", ()) if key not in value]
         for key, each in value.items():
             known = schema.get("properties", {}).get(key, schema.get("additionalProperties", True))
@@ -345,8 +347,14 @@ samples:
   on_invalid: keep
   on_bad_name: error
   max_quarantined: 1%
+transforms:
+  - resize: {fields: [jpg], size: 256}
+  - my_package.captions:clean: {language: en}
+    version: 2
+    keys: "cats/**"
+  - my_package.captions:plain
 split: {train: 0.95, val: 5%, group_by: "^([^/]+)/"}
-shards: {max_bytes: 256MB, max_samples: 10000, compact_below: 0.5, digest: sha256}
+shards: {max_bytes: 256MB, max_samples: 10000, compact_below: 0.5, digest: sha256, layout: hash}
 verify: {level: decode, sample: 10%, max_pixels: 1000000, on_leak: error}
 compute: {kind: threads, workers: 4}
 retention: {versions: 3, days: 1.5}
@@ -367,7 +375,8 @@ def test_the_schema_takes_what_the_loader_takes() -> None:
     assert set(json_schema()["properties"]) == set(values), "every key is in the example"
     for name, model in json_schema()["$defs"].items():
         if name not in ("SplitConfig",):
-            assert model["additionalProperties"] is False, name
+            inner = model.get("anyOf", [model])[0]  # some may be written in a shorter form
+            assert inner["additionalProperties"] is False, name
     try:
         import jsonschema  # type: ignore[import-untyped,unused-ignore]
     except ImportError:
@@ -444,7 +453,7 @@ def test_places_are_what_workers_get(tmp_path: Path) -> None:
 def test_every_key_has_a_description() -> None:
     schema = json_schema()
     for model in (schema, *schema["$defs"].values()):
-        for key, value in model["properties"].items():
+        for key, value in model.get("anyOf", [model])[0]["properties"].items():
             text = value.get("description") or value.get("$ref")
             assert text or "allOf" in value, key
 

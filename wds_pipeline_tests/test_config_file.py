@@ -125,11 +125,12 @@ def test_all_errors_of_a_file_come_at_once(tmp_path: Path) -> None:
     lines = refused(tmp_path, "name: A b\nsource: {}\nshards: {max_samples: x}\n").splitlines()
     assert [line.partition("small.yaml")[2].split(": ")[:2] for line in lines] == [
         [":1", "name"],
-        [":2", "source.url"],
+        [":2", "source"],
         [":1", "destination"],
         [":3", "shards.max_samples"],
     ]
-    assert lines[1].endswith("this key is required")
+    assert "expected one: url is a folder of raw files" in lines[1]
+    assert lines[2].endswith("this key is required")
 
 
 # --- environment variables -----------------------------------------------------------------------

@@ -18,14 +18,59 @@ if TYPE_CHECKING:
 
 @click.command("build")
 @dataset_argument
+@click.option(
+    "--share",
+    metavar="K/N",
+    callback=lambda _ctx, _param, text: _share(text),
+    help="Pack the K-th of N parts of the shards, and publish nothing: for array jobs.",
+)
 @json_option
-def command(config: DatasetConfig, as_json: bool) -> None:
+def command(config: DatasetConfig, share: tuple[int, int] | None, as_json: bool) -> None:
     """Build what changed and publish it as a new version.
 
     Killed at any point, the next build goes on where it stopped; readers see the old version or the
     new one. Exits with 0 when a version was published, and when nothing changed.
+
+    \b
+    With --share, tasks of an array job pack the shards between them; a build without it then publishes:
+      wds-pipeline build NAME --share $SLURM_ARRAY_TASK_ID/16      (sbatch --array=1-16)
     """
-    print_result(config, run_build(config), as_json)
+    if share is not None:
+        _build_share(config, share, as_json)
+    else:
+        print_result(config, run_build(config), as_json)
+
+
+def _share(text: str | None) -> tuple[int, int] | None:
+    from wds_pipeline.dataset.share import parse_share
+
+    try:
+        return None if text is None else parse_share(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--share") from None
+
+
+def _build_share(config: DatasetConfig, share: tuple[int, int], as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from wds_pipeline.dataset.share import build_share
+    from wds_pipeline.dataset.wording import counted
+
+    kept = "the shards sealed so far are kept, and the same command goes on from there"
+    with interruptible(kept), progress_bars() as progress:
+        done = build_share(config, *share, progress)
+    if as_json:
+        print_json(asdict(done))
+    elif done.status == "unchanged":
+        click.echo("nothing changed: there is nothing to pack")
+    else:
+        rejected = f", {counted(done.rejected, 'sample')} rejected" if done.rejected else ""
+        click.echo(
+            f"share {share[0]} of {share[1]}: {counted(len(done.shards), 'shard')}, {done.packed:,} packed "
+            f"now{rejected}; when all shares are done, `wds-pipeline build {config.name}` publishes"
+        )
+        for each in done.changed:
+            click.echo(f"warning: {each}: source files changed meanwhile; the last build packs it")
 
 
 def run_build(config: DatasetConfig, **options: bool) -> BuildResult:

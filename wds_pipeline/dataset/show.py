@@ -97,6 +97,8 @@ def save_sample(storage: Storage, sample: Sample, folder: Path) -> list[Path]:
 
 def _find(storage: Storage, manifest: Manifest, key: str | None) -> tuple[ShardEntry, str, int]:
     ledger = version.read_table(storage, manifest, version.LEDGER)
+    if manifest.transforms:
+        return _find_made(storage, manifest, ledger, key)
     row = 0 if key is None else pc.index(ledger["key"], pa.scalar(key, pa.large_string())).as_py()
     if row < 0:
         assert key is not None
@@ -113,6 +115,38 @@ def _find(storage: Storage, manifest: Manifest, key: str | None) -> tuple[ShardE
         f"{manifest.dataset}: version {manifest.version}: its ledger names a shard "
         f"{split}-{slot:06d} that its manifest lacks; restore either from a backup"
     )
+
+
+def _find_made(
+    storage: Storage, manifest: Manifest, ledger: pa.Table, key: str | None
+) -> tuple[ShardEntry, str, int]:
+    """A sample that transforms made: in the shard that its key begins with, or that of its origin."""
+    shards = {(shard.split, shard.slot): shard for shard in manifest.shards if shard.samples}
+    if key is None:
+        candidates = list(shards.values())[:1]
+    else:
+        ends = [at for at, char in enumerate(key) if char in "/-_"]
+        names = [key, *(key[:end] for end in reversed(ends))]
+        candidates = [shard for shard in shards.values() if shard.partition in names]
+        rows = ledger.filter(pc.is_in(ledger["key"], pa.array(names, pa.large_string())))
+        places = zip(rows["split"].to_pylist(), rows["slot"].to_pylist(), strict=True)
+        candidates += [shards[place] for place in places if place in shards]
+    for shard in candidates:
+        try:
+            keys = pc.unique(seal.read_member_index(storage, shard.name)["key"]).to_pylist()
+        except FileNotFoundError:
+            raise _damaged(manifest, shard, "its member index is gone") from None
+        if key is None or key in keys:
+            return shard, key or keys[0], keys.index(key) if key else 0
+    if key is None:
+        raise VersionError(f"{manifest.dataset}: version {manifest.version} has no samples")
+    known = pc.index(ledger["key"], pa.scalar(key, pa.large_string())).as_py() >= 0
+    if known:
+        raise VersionError(
+            f"{manifest.dataset}: version {manifest.version} has no sample {key!r}: the transforms "
+            f"({', '.join(manifest.transforms)}) left it out, or gave it other keys"
+        )
+    raise VersionError(_unknown(storage, manifest, ledger, key))
 
 
 def _unknown(storage: Storage, manifest: Manifest, ledger: pa.Table, key: str) -> str:

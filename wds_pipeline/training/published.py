@@ -126,8 +126,11 @@ class Published:
         except (WdsPipelineError, ValueError, KeyError, TypeError):
             return None
 
-    def key_table(self) -> pa.Table:
-        """The samples' keys and the numbers of their shards, by the ledger."""
+    def key_table(self) -> pa.Table | None:
+        """The samples' keys and the numbers of their shards, by the ledger; None where transforms made the
+        samples, which the ledger does not know."""
+        if self.manifest.transforms:
+            return None
         table = version.read_table(self.storage, self.manifest, version.LEDGER)
         codes, names = ledger.names(table["split"])
         slots = table["slot"].to_numpy()
