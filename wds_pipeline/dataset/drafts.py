@@ -57,7 +57,7 @@ def settle_draft(work: Build, draft: Draft, pool: Executor) -> Draft:
             work.on_candidate(draft.plan, None)
         check_policies(draft.plan, work.config)
         missing = work.unsealed(draft.plan)
-        found = _known_unusable(work, draft.plan, missing)
+        found = known_unusable(work, draft.plan, missing)
         if found:
             draft = _without(work, draft, found)
             continue
@@ -124,7 +124,7 @@ def _load(
     return {shard.name: found[shard.name] for shard in plan.shards}
 
 
-def _known_unusable(work: Build, plan: Plan, missing: Sequence[ShardPlan]) -> Rejections:
+def known_unusable(work: Build, plan: Plan, missing: Sequence[ShardPlan]) -> Rejections:
     """What a build that was killed had found in shards that it then removed."""
     there = set(work.destination.list_names(seal.FOLDER)) if missing else set()
     shards = [shard for shard in missing if shard.name + seal.REPORT in there]

@@ -12,7 +12,7 @@ from typing import Literal
 
 from wds_pipeline.compute import open_pool, prepare
 from wds_pipeline.config import DatasetConfig
-from wds_pipeline.dataset import seal, settle
+from wds_pipeline.dataset import drafts, seal, settle
 from wds_pipeline.dataset.build import Build
 from wds_pipeline.dataset.drafts import Draft
 from wds_pipeline.dataset.plan import ShardPlan, check_policies
@@ -54,17 +54,18 @@ def build_share(
 
 
 def _pack(work: Build, draft: Draft, mine: list[ShardPlan], pool: Executor) -> Share:
-    wanted = {shard.name for shard in mine}
-    missing = [shard for shard in work.unsealed(draft.plan) if shard.name in wanted]
-    # What a task that was killed had found out of its samples is known already.
+    places = {shard.partition for shard in mine}
+    missing = _missing(work, draft, places)
+    known_already = drafts.known_unusable(work, draft.plan, missing)
+    if known_already:  # by a task that was killed
+        draft = work.redraft(draft, rejected=known_already, keep_places=True)
+        missing = _missing(work, draft, places)
     packed = work.pack(draft.plan, missing, pool) if missing else []
     rejected = settle.reject_failed(draft.plan, packed)
     if rejected:
-        draft = work.redraft(draft, rejected=rejected, keep_places=True)
-    places = {shard.partition for shard in mine}
-    there = {each.seal.name for each in packed if each.seal is not None}
-    there |= wanted - {shard.name for shard in missing}
-    done = [s for s in draft.plan.shards if s.partition in places and s.name in there]
+        draft = work.redraft(draft, rejected=draft.rejected.add(rejected), keep_places=True)
+    left = {shard.name for shard in _missing(work, draft, places)}
+    done = [s for s in draft.plan.shards if s.partition in places and s.name not in left]
     known = settle.load_reports(work.destination, done)
     work.verify(draft.plan, [shard for shard in done if known[shard.name] is None], pool)
     return Share(
@@ -78,6 +79,10 @@ def _pack(work: Build, draft: Draft, mine: list[ShardPlan], pool: Executor) -> S
             if each.seal is None and not each.rejected
         ),
     )
+
+
+def _missing(work: Build, draft: Draft, places: set[str]) -> list[ShardPlan]:
+    return [shard for shard in work.unsealed(draft.plan) if shard.partition in places]
 
 
 def parse_share(text: str) -> tuple[int, int]:

@@ -143,8 +143,8 @@ def encoded(sample: Any, step: Step) -> Sample:
         if isinstance(name, str) and name.startswith("__"):  # readers keep such for themselves
             continue
         status = name_status(sample[KEY], name) if isinstance(name, str) else "bad_name"
-        if status != OK or name != name.lower():
-            why = PROBLEMS.get(status, "fields are in lower case")
+        if status != OK or name != name.lower() or "/" in name:
+            why = PROBLEMS.get(status, "a field is in lower case, and has no slash")
             raise Rejected(f"gave the name {sample[KEY]!r}.{name!r}: {why}")
         if isinstance(value, bytes | bytearray | memoryview):
             found[name] = value if isinstance(value, bytes) else bytes(value)

@@ -29,14 +29,20 @@ from wds_pipeline_tests.conftest import Project
 
 ROOT = Path(__file__).parents[2]
 OPTIONS: dict[str, Any] = {"shards": {"max_bytes": 30_000}}
+MIXED = "wds_pipeline_tests.dataset.some_transforms:mixed"
 # Whatever changes the disk goes through one of these.
 CALLS = ("open", "write", "fsync", "replace", "link", "unlink", "mkdir", "rmdir", "utime")
 SECONDS = float(os.environ.get("WDS_PIPELINE_TEST_SECONDS", 8))
 
 
+def options(case: str) -> dict[str, Any]:
+    """With transforms, some samples are rejected, left out, or become several."""
+    return {**OPTIONS, "transforms": [MIXED]} if case == "transforms" else OPTIONS
+
+
 def prepare(folder: Path, case: str) -> Project:
     """A project, and the state that the build which dies finds."""
-    project = Project(folder / "start", OPTIONS)
+    project = Project(folder / "start", options(case))
     project.add(0, 14)
     project.write("a/0003.png", b"broken")
     project.write("a/0009.json", b"{broken")
@@ -61,7 +67,7 @@ def at(folder: Path, start: Project) -> Project:
     (folder / "raw").symlink_to(start.source)
     if start.destination.exists():
         subprocess.run(["cp", "-a", start.destination, folder / "published"], check=True)
-    return Project(folder, OPTIONS)
+    return Project(folder, start.options)
 
 
 def die_at(point: int, counted: list[str]) -> None:
@@ -203,15 +209,15 @@ def main(folder: Path, case: str, seconds: float) -> None:
     # This process forks, so it never starts a thread: it never builds.
     code, text = forked(lambda: prepare(folder, case))
     assert code == 0, text
-    at(folder / "warm", Project(folder / "start", OPTIONS))
-    code, text = forked(lambda: warm(Project(folder / "warm", OPTIONS), modules))
+    start = Project(folder / "start", options(case))
+    warmed = at(folder / "warm", start)
+    code, text = forked(lambda: warm(warmed, modules))
     assert code == 0, text
     for name in json.loads(modules.read_text()):  # once, and not in each child
         with suppress(ImportError):
             importlib.import_module(name)
     Image.init()
     report_html._template()
-    start = Project(folder / "start", OPTIONS)
     calls = folder / "calls.json"
     done = at(folder / "done", start)
 
@@ -243,11 +249,12 @@ def main(folder: Path, case: str, seconds: float) -> None:
     print(json.dumps({"points": len(points), "tried": tried, "near": len(near)}))
 
 
-@pytest.mark.parametrize("case", ["first", "incremental", "repair"])
+@pytest.mark.parametrize("case", ["first", "incremental", "repair", "transforms"])
 def test_killed_at_every_point(tmp_path: Path, case: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", __name__, str(tmp_path), case, str(SECONDS)],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-6000:]
     told = json.loads(done.stdout.splitlines()[-1])
