@@ -32,7 +32,8 @@ def summary(config: DatasetConfig, storage: Storage, manifest: Manifest) -> str:
 
     Raises VersionError, VerificationError when the version's files cannot be read.
     """
-    parts = [_head(manifest), _splits(manifest), _quarantine(storage, manifest)]
+    parts = [_head(manifest), _splits(manifest), _transforms(manifest)]
+    parts.append(_quarantine(storage, manifest))
     parts += [_verification(storage, manifest), _reading(storage, manifest)]
     parts.append(_next(config, storage, manifest))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -66,12 +67,26 @@ def _splits(manifest: Manifest) -> str:
     return "\n".join("  " + line for line in aligned(rows, right=(1, 2, 3)))
 
 
+def _transforms(manifest: Manifest) -> str:
+    if not manifest.transforms:
+        return ""
+    inputs = sum(split.of_source for split in manifest.splits.values())
+    lines = [
+        f"transforms: {', '.join(manifest.transforms)}: {counted(inputs, 'sample')} of the source became "
+        f"{manifest.total_samples:,}"
+    ]
+    lines += [
+        f"  {name}: {counted(count, 'sample')} left out" for name, count in manifest.left_out.items()
+    ]
+    return "\n".join(lines)
+
+
 def _quarantine(storage: Storage, manifest: Manifest) -> str:
     count = sum(manifest.quarantined.values())
     if not count:
         return "quarantine: no sample was left out"
     table = version.read_table(storage, manifest, version.QUARANTINE)
-    total = count + manifest.total_samples
+    total = count + sum(split.of_source for split in manifest.splits.values())
     lines = [f"quarantine: {counted(count, 'sample')} of {total:,} left out"]
     found = reasons(table)
     heads = aligned([(each.reason, f"{each.count:,}") for each in found], right=(1,))
