@@ -137,6 +137,8 @@ def _totals(found: Preview) -> str:
 
     packed = found.of("pack", "repair")
     line = f"to write: {counted(len(packed), 'shard')}, {human_bytes(found.bytes_written)}"
+    if found.transforms:
+        line += f" before the transforms ({', '.join(found.transforms)})"
     sealed = len(found.of("sealed"))
     if sealed:
         line += f"; {counted(sealed, 'shard')} of a build that was stopped will be taken up"

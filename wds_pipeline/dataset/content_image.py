@@ -105,7 +105,8 @@ def _no_global_leniency() -> None:
 
 
 def _open(data: bytes | memoryview, formats: Collection[str]) -> Image.Image | None:
-    for candidates in (set(formats), BY_MAGIC - set(formats)):
+    known = BY_MAGIC & Image.OPEN.keys()  # Pillow before 11.3 has no AVIF
+    for candidates in (set(formats), known - set(formats)):
         try:
             # sorted: the order in which Pillow tries them must not depend on a set's
             return Image.open(io.BytesIO(data), formats=sorted(candidates - {"MPO"}))

@@ -50,6 +50,7 @@ class Preview:
     """What a build would do. `version` is the newest one that is published, 0 for none.
 
     `bytes_added` are those of new and edited samples, `bytes_written` those of the shards to pack.
+    With `transforms`, samples and bytes are those of the source: what comes of them, only a build knows.
     `costs` is what the build will ask of its stores, `problems` are why it would fail.
     """
 
@@ -62,6 +63,7 @@ class Preview:
     bytes_added: int
     bytes_written: int
     costs: Costs
+    transforms: list[str]
     quarantined: list[Reason]
     files: dict[str, int]
     skipped: dict[str, int]
@@ -129,10 +131,11 @@ def preview(
             plan,
             [shard for shard in plan.shards if shard.name in missing],
         ),
+        transforms=[step.name for step in work.steps],
         quarantined=reasons(plan.quarantine),
         files=plan.file_counts(),
         skipped=listing.skipped,
-        warnings=plan.warnings,
+        warnings=[*work.source.warnings, *plan.warnings],
         problems=_problems(plan, config, written, work.destination.free_bytes()),
     )
 

@@ -43,6 +43,7 @@ BUILT_IN: dict[str, str] = {
     "clips": "wds_pipeline.transforms.clips:Clips",
     "resample": "wds_pipeline.transforms.resample:Resample",
     "expand": "wds_pipeline.transforms.expand:Expand",
+    "tokenize": "wds_pipeline.tokens.tokenize:Tokenize",
 }
 """Name → `module:attribute`. A module is imported when it is asked for."""
 
@@ -94,6 +95,21 @@ def load(transforms: Sequence[TransformConfig], dataset: str) -> tuple[Step, ...
     return tuple(_step(each, f"{dataset}: transforms[{i}]") for i, each in enumerate(transforms))
 
 
+def declared(config: TransformConfig) -> str:
+    """A digest of a transform by what the file says of it and by its code, without running that of a user.
+
+    For those who want to know whether it changed. Raises ConfigError when there is no such code.
+    """
+    target = BUILT_IN.get(config.name, config.name)
+    if config.name in BUILT_IN:
+        code = str(getattr(_load(target, config.name), "VERSION", ""))
+    else:
+        code = _code(target, config.name)
+    parts = [target, config.parameters, config.version, config.keys, code]
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
 def _step(config: TransformConfig, where: str) -> Step:
     where = f"{where}: {config.name}"
     target = BUILT_IN.get(config.name, config.name)
@@ -113,7 +129,7 @@ def _step(config: TransformConfig, where: str) -> Step:
         parameters=config.parameters,
         digest=_digest(config, target, found, "" if ours else _code(target, where), where),
         keys=config.keys,
-        fields=tuple(narrowed) if isinstance(narrowed, list | tuple) else None,
+        fields=tuple(narrowed) if isinstance(narrowed, list | tuple | dict) else None,
     )
     if ours and inspect.isclass(found):
         step.make()  # what is wrong with its parameters shows now, not in a worker
