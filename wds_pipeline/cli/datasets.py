@@ -44,7 +44,7 @@ def _values(config: DatasetConfig) -> dict[str, Any]:
         "name": config.name,
         "description": config.description,
         "file": str(config.file),
-        "source": config.written["source"]["url"],
+        "source": config.shown_url("source"),
         "destination": config.written["destination"]["url"],
         "version": newest.version if newest else None,
         "created": newest.created if newest else None,

@@ -144,9 +144,16 @@ def _next(config: DatasetConfig, storage: Storage, manifest: Manifest) -> str:
     ledger = version.read_table(storage, manifest, version.LEDGER)
     keys = ledger["key"].slice(0, 200).to_pylist()
     key = min(keys, key=lambda each: (not each.replace("/", "").isascii(), len(each), each))
+    change = {
+        "url": f"edit a file in {config.source_url}",
+        "dataset": f"publish another version of {config.source_url}",
+        "shards": f"replace one of {config.source_url}",
+    }.get(config.source.kind, f"edit {config.source_url}")
+    # Which samples transforms made, the ledger does not know.
+    one = "" if manifest.transforms else f" {shlex.quote(key)}"
     rows = [
-        ("  edit a file in " + config.source_url, f"then: {start} plan {name}"),
-        (f"  {start} show {name} {shlex.quote(key)}", "look at one sample"),
+        (f"  {change}", f"then: {start} plan {name}"),
+        (f"  {start} show {name}{one}", "look at one sample"),
         (f"  {start} versions {name}", "what is published"),
         (f"  {start} build {name}", "build again: only what changed"),
     ]
