@@ -22,6 +22,7 @@ from benchmarks.measure import HERE, Section, Settings
 _NAMES = (
     *("pack", "scan", "watch", "noop", "incremental", "build", "scale"),
     *("dagster_cost", "dagster_ui", "workers", "s3_pack", "s3_scan", "index"),
+    *("resize", "reshard", "combine", "overlay", "tars"),
     *("read", "random_access", "resume", "loader", "mixing", "stream_s3"),
 )
 _READ = {"read", "random_access", "resume", "loader", "stream_s3"}
@@ -93,10 +94,12 @@ def _needed(names: list[str], corpora: tuple[str, ...], small: bool) -> int:
         needed //= 3
     chosen = [CORPORA[name] for name in corpora]
     chosen = [quick(each) for each in chosen] if small else chosen
-    if {"pack", "build", "dagster_cost", "index"} & set(names):
+    if {"pack", "build", "dagster_cost", "index", "tars"} & set(names):
         needed += sum(each.bytes for each in chosen) + int(1.2 * max(each.bytes for each in chosen))
     if _READ & set(names):  # raw, published, and the formats of two others
         needed += 4 * sum(each.bytes for each in chosen)
+    if "resize" in names:
+        needed += quick(CORPORA["typical"]).bytes
     return needed
 
 

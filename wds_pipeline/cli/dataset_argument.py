@@ -36,8 +36,11 @@ def version_option(command: Command) -> Command:
 
 
 def _load(ctx: click.Context, _param: click.Parameter, name: str | None) -> DatasetConfig | None:
-    if ctx.resilient_parsing:
-        return None
+    return None if ctx.resilient_parsing else find_dataset(name)
+
+
+def find_dataset(name: str | None) -> DatasetConfig:
+    """The configured dataset of a name. Raises ConfigError, saying which there are."""
     from wds_pipeline.config_file import check_folder, datasets_folder, read_configs
     from wds_pipeline.config_values import did_you_mean
     from wds_pipeline.errors import ConfigError

@@ -1,7 +1,8 @@
 """The group of commands: loads each when it is called, and turns errors into messages.
 
 Exit codes: 0 done, or nothing to do; 1 the operation failed; 2 a mistake in the call or in the
-configuration; 130 interrupted (143 by SIGTERM); 141 when the reader of the output went away.
+configuration; 130 interrupted (143 by SIGTERM); 141 when the reader of the output went away. `diff` alone
+has those of diff(1): 0 the same, 1 different, 2 it cannot be said.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _COMMANDS = {
     "versions": "List the published versions, the newest first.",
     "show": "Show one sample: its fields, text, image size and place.",
     "urls": "Print the shards' paths, one a line.",
+    "combine": "Make one memory-mapped folder of a token dataset.",
     "export": "Write what another tool reads a version by: wids, Energon, DALI, …",
     "index": "Index tars that somebody else made, where they are, and check them.",
     "view": "Make brace-able names for a version's shards.",
@@ -38,6 +40,14 @@ _COMMANDS = {
     "gc": "Remove old versions and what no version needs.",
     "datasets": "List the configured datasets, each with its newest version.",
     "schema": "Print the JSON schema of a dataset's YAML file.",
+    # One-off work on tars.
+    "cat": "Join tars, sample by sample, or take a part of them.",
+    "split": "Write tars anew in another size; no sample is cut.",
+    "sort": "Sort the samples of tars, by key or by content.",
+    "shuffle": "Shuffle the samples of tars, over all of them.",
+    "map": "Run a command or a transform on each sample of tars.",
+    "diff": "Show which samples differ between two versions, or two sets of tars.",
+    "cp": "Copy tars, or a whole published version, to another folder or store.",
 }
 # What the system says of files and disks; anything else that is not expected gets its traceback.
 _OF_THE_SYSTEM = {

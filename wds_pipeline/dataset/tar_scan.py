@@ -122,6 +122,11 @@ class Walk:
         self.found.digest = f"xxh3-128:{self._hash.hexdigest()}"
         yield self.found
 
+    @property
+    def window(self) -> tuple[bytearray, int, int]:
+        """What of the file is at hand after a step: the bytes, and the places where they begin and end."""
+        return self._window, self._base, self._end
+
     # The window.
 
     def _fill(self) -> bool:

@@ -48,7 +48,8 @@ def map_over(step: Step, on_error: str) -> Callable[[Iterator[Sample]], Iterator
     """
     if on_error == "keep":
         raise ConfigError(
-            "--on-error keep: a transform of all samples says too late which of them fail; choose skip or stop"
+            "--on-error keep: a transform of all samples says too late which of them fail; choose skip or "
+            "stop"
         )
 
     def made(samples: Iterator[Sample]) -> Iterator[Made]:
@@ -75,7 +76,9 @@ def _as_dict(sample: Sample) -> dict[str, Any]:
     for field, data, _ in sample.members:
         name = field.lower()
         if name == KEY:
-            raise DataError(f"{sample.where}: {sample.key!r}: has a field {field!r}, which readers misread")
+            raise DataError(
+                f"{sample.where}: {sample.key!r}: has a field {field!r}, which readers misread"
+            )
         found[name] = content(data)
     return found
 

@@ -18,7 +18,6 @@ def write_all(samples: Iterator[Sample], tar: TarWriter, account: Account) -> No
     for sample in samples:
         tar.add(lay_out(sample))
         account.written += 1
-    account.bytes += tar.size
 
 
 def cat(
@@ -41,4 +40,5 @@ def cat(
     with open_output(output, inputs, force) as tar:
         samples = (choice or Choice()).of(read_all(inputs, account, keep_whole), account)
         write_all(UniqueKeys(duplicates, account).of(samples), tar, account)
+    account.bytes = tar.size
     return account

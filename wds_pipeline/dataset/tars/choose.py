@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from fsspec.utils import glob_translate
-
 from wds_pipeline.dataset.tars.account import Account
 from wds_pipeline.dataset.tars.sample import Member, Sample
 from wds_pipeline.errors import ConfigError
@@ -17,8 +15,8 @@ from wds_pipeline.errors import ConfigError
 
 @dataclass(frozen=True)
 class Choice:
-    """What is taken: `fields` of the samples whose key matches one of the globs `match` and is one of `keys`; of
-    those, by their number from 0, `start` up to `stop`. None or nothing: all."""
+    """What is taken: `fields` of the samples whose key matches one of the globs `match` and is one of
+    `keys`; of those, by their number from 0, `start` up to `stop`. None or nothing: all."""
 
     fields: Sequence[str] = ()
     match: Sequence[str] = ()
@@ -29,6 +27,8 @@ class Choice:
     def of(self, samples: Iterator[Sample], account: Account) -> Iterator[Sample]:
         """The samples that are taken. What is left out, and which keys were not there, is noted."""
         if self.match:
+            from fsspec.utils import glob_translate
+
             patterns = [re.compile(glob_translate(each)) for each in self.match]
             samples = (each for each in samples if any(p.match(each.key) for p in patterns))
         if self.keys is not None:

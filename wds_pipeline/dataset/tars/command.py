@@ -24,9 +24,9 @@ _TOLD = 2_000  # bytes of what a failing command said last
 class Command:
     """Runs a command for a sample, in a folder of its own that has `sample.jpg`, `sample.txt`, …
 
-    The files that are there afterwards are the sample's fields; if there is none, it is left out. The key is in
-    the variable WDS_KEY; temporary files have a folder of their own, TMPDIR. What the command prints is shown
-    when it fails.
+    The files that are there afterwards are the sample's fields; if there is none, it is left out. The key
+    is in the variable WDS_KEY; temporary files have a folder of their own, TMPDIR. What the command prints
+    is shown when it fails.
     """
 
     def __init__(self, command: str) -> None:
@@ -36,7 +36,9 @@ class Command:
         self._stopped = False
 
     def __call__(self, sample: Sample) -> list[Sample] | Failed:
-        with tempfile.TemporaryDirectory(prefix="wds-pipeline-", ignore_cleanup_errors=True) as root:
+        with tempfile.TemporaryDirectory(
+            prefix="wds-pipeline-", ignore_cleanup_errors=True
+        ) as root:
             folder, temporary = Path(root, "sample"), Path(root, "tmp")
             folder.mkdir()
             temporary.mkdir()
@@ -103,8 +105,8 @@ def _result(sample: Sample, folder: Path) -> list[Sample] | Failed:
     for path in sorted(folder.iterdir()):
         if not path.name.startswith(STEM) or not path.is_file():
             return Failed(
-                f"the command left {path.name!r}; expected files named {STEM}FIELD only (temporary ones belong "
-                "into $TMPDIR)"
+                f"the command left {path.name!r}; expected files named {STEM}FIELD only (temporary ones "
+                "belong into $TMPDIR)"
             )
         found[path.name.removeprefix(STEM)] = _content(path)
     if not found:

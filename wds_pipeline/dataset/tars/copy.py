@@ -7,13 +7,12 @@ seal, which comes last, that says so.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-import xxhash
-
+from wds_pipeline.compute import run_all
 from wds_pipeline.dataset import export, publish, seal, tar_read, version
 from wds_pipeline.dataset.tars.inputs import Tar
 from wds_pipeline.dataset.version import Manifest, ShardEntry
@@ -21,6 +20,7 @@ from wds_pipeline.errors import DestinationError, SourceError, VerificationError
 from wds_pipeline.storage import FileInfo, Storage
 from wds_pipeline.storage.base import BLOCK
 
+Item = TypeVar("Item")
 Progress = Callable[[str, int, int], None]
 WORKERS = 8
 _XXH3 = "xxh3-128"
@@ -46,33 +46,36 @@ class _Given(Exception):
 
 
 class _Run:
-    """Files being copied by some threads: the first error, or an interrupt, ends them all between two blocks."""
+    """Files being copied by some threads: an error, or an interrupt, ends them all between two blocks."""
 
     def __init__(self, workers: int, total: int, progress: Progress | None) -> None:
         self._workers = workers
         self._total, self._done = total, 0
         self._progress = progress
         self._lock = threading.Lock()
-        self.stopped = threading.Event()
+        self._stopped = threading.Event()
 
-    def each(self, jobs: Sequence[Callable[[], None]]) -> None:
-        """Does all of them. Raises the first error."""
+    def each(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
+        """Does the work for all of them. Raises the first error."""
         with ThreadPoolExecutor(self._workers, thread_name_prefix="wds-copy") as threads:
             try:
-                for future in as_completed([threads.submit(job) for job in jobs]):
-                    future.result()
+                for _ in run_all(threads, work, items):
+                    pass
             except BaseException:
-                self.stopped.set()
-                threads.shutdown(wait=False, cancel_futures=True)
+                self._stopped.set()
                 raise
 
     def blocks(self, file: BinaryIO) -> Iterator[memoryview]:
         """A file's bytes, each block valid until the next one is asked for."""
         view = memoryview(bytearray(BLOCK))
         while got := file.readinto(view):  # type: ignore[attr-defined]
-            if self.stopped.is_set():
-                raise _Given
+            self.go_on()
             yield view[:got]
+
+    def go_on(self) -> None:
+        """Raises when it was stopped."""
+        if self._stopped.is_set():
+            raise _Given
 
     def count(self, size: int) -> None:
         """So many more bytes are done."""
@@ -102,13 +105,14 @@ def copy_tars(
         name = each.info.path.rpartition("/")[2]
         if name in names:
             raise DestinationError(
-                f"{target.locate(name)}: {names[name].where} and {each.where} would both be copied there; copy "
-                "them to folders of their own"
+                f"{target.locate(name)}: {names[name].where} and {each.where} would both be copied there; "
+                "copy them to folders of their own"
             )
         names[name] = each
     run = _Run(workers, sum(_info(each).size for each in tars), progress)
 
-    def copy_one(name: str, tar: Tar) -> None:
+    def copy_one(name: str) -> None:
+        tar = names[name]
         storage, info = tar.storage, _info(tar)
         assert storage is not None
         there = target.stat(name)
@@ -127,7 +131,7 @@ def copy_tars(
             done.bytes += info.size
         run.count(info.size)
 
-    run.each([lambda name=name, tar=tar: copy_one(name, tar) for name, tar in names.items()])  # type: ignore[misc]
+    run.each(copy_one, names)
     done.places = [target.locate(name) for name in names]
     return done
 
@@ -154,13 +158,13 @@ def _digest(run: _Run, storage: Storage, path: str, algorithm: str) -> str:
     return f"{algorithm}:{state.hexdigest()}"
 
 
-def _copy(
-    run: _Run, source: Storage, path: str, target: Storage, name: str, algorithm: str
-) -> str:
+def _copy(run: _Run, source: Storage, path: str, target: Storage, name: str, algorithm: str) -> str:
     """Copies a file; returns the digest of what was read. Raises SourceError."""
     state = tar_read.hasher(f"{algorithm}:")
     if state is None:
-        raise VersionError(f"{source.locate(path)}: has a digest of a kind that is not known: {algorithm}")
+        raise VersionError(
+            f"{source.locate(path)}: has a digest of a kind that is not known: {algorithm}"
+        )
     try:
         with source.open(path) as file, target.create(name) as copy:
             for block in run.blocks(file):
@@ -193,9 +197,9 @@ def copy_version(
 ) -> Copied:
     """Copies a published version, under its number: shards, then what lies beside the manifest, this last.
 
-    The target is then a destination of the dataset, which `open_dataset` reads; exports are made anew, since some
-    have URLs in them. Raises DestinationError when the target holds another dataset, or another version of this
-    number; VerificationError for a damaged shard; VersionError for one that is gone.
+    The target is then a destination of the dataset, which `open_dataset` reads; exports are made anew,
+    since some have URLs in them. Raises DestinationError when the target holds another dataset, or another
+    version of this number; VerificationError for a damaged shard; VersionError for one that is gone.
     """
     if not version.check_marker(target, manifest.dataset):
         target.check_put_if_absent()
@@ -213,7 +217,7 @@ def copy_version(
             done.bytes += shard.bytes
         run.count(shard.bytes)
 
-    run.each([lambda shard=shard: copy_shard(shard) for shard in manifest.shards])  # type: ignore[misc]
+    run.each(copy_shard, manifest.shards)
     _commit(source, manifest, target)
     return done
 
@@ -240,8 +244,7 @@ def _is_there(source: Storage, target: Storage, shard: ShardEntry) -> bool:
 
 
 def _copy_shard(run: _Run, source: Storage, target: Storage, shard: ShardEntry) -> None:
-    if run.stopped.is_set():
-        raise _Given
+    run.go_on()
     digest = _copy(run, source, shard.path, target, shard.path, shard.digest.partition(":")[0])
     if digest != shard.digest:
         target.delete(shard.path)

@@ -1,8 +1,8 @@
 """What differs between two sets of samples: two versions of a dataset, or two sets of tars.
 
-A sample is its key and its fields' contents, by their digests. Of versions, shards that both have are the same
-without a look, and of the others the reports that verification left say the digests; no tar is read unless one
-of them lacks.
+A sample is its key and its fields' contents, by their digests. Of versions, shards that both have are the
+same without a look, and of the others the reports that verification left say the digests; no tar is read
+unless one of them lacks.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Placed:
 
 @dataclass(frozen=True)
 class Change:
-    """A sample that differs: `kind` of `KINDS`; `fields` of it that do, each with its content before and after,
-    None where it was or is not there. One that was edited may have moved, too."""
+    """A sample that differs: `kind` of `KINDS`; `fields` of it that do, each with its content before and
+    after, None where it was or is not there. One that was edited may have moved, too."""
 
     kind: str
     key: str
@@ -65,7 +65,7 @@ def _place(placed: Placed | None) -> str:
 
 @dataclass
 class Difference:
-    """All changes, in the order of the keys, and how many samples are the same. Two names for what is compared."""
+    """All changes, in the order of the keys, how many samples are the same, and of what."""
 
     old: str
     new: str
@@ -118,8 +118,8 @@ def diff_tars(
     """What differs between the samples of two sets of tars, all of which are read.
 
     Tars are places if there are several on both sides, by their paths below what each side has in common.
-    Memory: some 500 bytes a sample. Raises DataError for a damaged tar or a key that is there twice, ConfigError,
-    SourceError.
+    Memory: some 500 bytes a sample. Raises DataError for a damaged tar or a key that is there twice,
+    ConfigError, SourceError.
     """
     sides = [find_inputs(old), find_inputs(new)]
     several = all(len(side) > 1 for side in sides)
@@ -199,15 +199,14 @@ def _add(samples: dict[str, Placed], tar: Tar, place: str, split: str) -> None:
     for sample in tar.samples(account):
         if sample.key in samples:
             raise DataError(
-                f"{tar.where}: the key {sample.key!r} is there twice, so it is not known what to compare it with"
+                f"{tar.where}: the key {sample.key!r} is there twice, so it is not known what to "
+                "compare it with"
             )
         samples[sample.key] = Placed(place, split, _contents(sample))
 
 
 def _contents(sample: Sample) -> dict[str, Content]:
-    return {
-        field.lower(): Content(len(data), _digest(data)) for field, data, _ in sample.members
-    }
+    return {field.lower(): Content(len(data), _digest(data)) for field, data, _ in sample.members}
 
 
 def _digest(data: Data) -> str:
@@ -228,4 +227,3 @@ def in_words(change: Change) -> Iterable[str]:
             yield f"{name} {before.digest[:8]} → {after.digest[:8]}"
     if change.has_moved:
         yield f"{_place(change.before)} → {_place(change.after)}"
-

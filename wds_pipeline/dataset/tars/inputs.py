@@ -91,8 +91,6 @@ class Tar:
                 yield sample
             self.check_unchanged()
         except OSError as error:
-            if isinstance(error, BrokenPipeError):  # of the output
-                raise
             raise SourceError(
                 f"{self.where}: cannot be read ({error.strerror or error})"
             ) from error

@@ -1,4 +1,4 @@
-"""A function or a command for each sample: none, one or several samples of each, in the order of the input."""
+"""A function or a command for each sample, which makes none, one or several of it; the order stays."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def map_each(work: Work, pool: Executor) -> Callable[[Iterator[Sample]], Iterato
                 yield _result(*running.popleft())
         except BrokenProcessPool as error:
             raise WorkerError(
-                "a worker process died (killed by the system, often for want of memory): nothing was written; "
-                "set --workers lower"
+                "a worker process died (killed by the system, often for want of memory): nothing was "
+                "written; set --workers lower"
             ) from error
         finally:
             if not processes:
@@ -87,11 +87,11 @@ def map_tars(
     keep_whole: bool = False,
     force: bool = False,
 ) -> Account:
-    """Writes what `over` makes of the samples of all tars into one; each sample comes out of it, with what came
-    of it.
+    """Writes what `over` makes of the samples of all tars into one; each sample comes out of it, with what
+    came of it.
 
-    `on_error`, one of `ON_ERROR`: a sample that fails ends it all, or is left out, or stays as it is. Arguments
-    and errors as of `cat`; DataError also when a sample fails, or all of them do.
+    `on_error`, one of `ON_ERROR`: a sample that fails ends it all, or is left out, or stays as it is.
+    Arguments and errors as of `cat`; DataError also when a sample fails, or all of them do.
     """
     account = Account()
     inputs = find_inputs(names)
@@ -101,6 +101,7 @@ def map_tars(
         if account.failed and account.failed == account.read:
             what, (_, example) = next(iter(account.notes.items()))
             raise DataError(f"all samples {what}, such as {example}; nothing was written")
+    account.bytes = tar.size
     return account
 
 

@@ -13,7 +13,7 @@ from wds_pipeline.config_storage import Place, absolute, check_no_password, chec
 from wds_pipeline.dataset.tars.inputs import STREAM, Tar
 from wds_pipeline.dataset.tars.write import TarWriter
 from wds_pipeline.errors import ConfigError, DestinationError
-from wds_pipeline.storage import Storage, Writer, open_storage
+from wds_pipeline.storage import Storage, open_storage
 
 _NUMBER = re.compile(r"%0?(\d*)d")
 
@@ -49,20 +49,9 @@ def open_output(name: str, inputs: Sequence[Tar], force: bool = False) -> Iterat
 @contextmanager
 def _written(storage: Storage, path: str) -> Iterator[TarWriter]:
     with storage.create(path) as file:
-        tar = TarWriter(_Once(file))
+        tar = TarWriter(file)
         yield tar
         tar.finish()
-
-
-class _Once:
-    """A file whose last, empty write is left away."""
-
-    def __init__(self, file: Writer) -> None:
-        self._file = file
-
-    def write(self, data: bytes | memoryview, /) -> None:
-        if data:
-            self._file.write(data)
 
 
 def place_of(name: str) -> tuple[Storage, str]:
@@ -117,7 +106,8 @@ class Outputs:
                 or self._glob.replace("%%", "").count("%") != 1
             ):
                 raise ConfigError(
-                    f"{pattern}: expected one number in the name, such as out-%06d.tar or out-{{000..575}}.tar"
+                    f"{pattern}: expected one number in the name, such as out-%06d.tar or "
+                    "out-{000..575}.tar"
                 )
             self._glob = _NUMBER.sub("*", self._glob)
         self.written: list[str] = []
@@ -142,7 +132,10 @@ class Outputs:
 
     @contextmanager
     def next(self) -> Iterator[TarWriter]:
-        """The next tar to write; it is there when the block ends without an error. Raises DestinationError."""
+        """The next tar to write, which is there when the block ends without an error.
+
+        Raises DestinationError.
+        """
         path = self._path(len(self.written))
         if path not in self._before:
             check_free(self._storage, path, self._inputs, self._force, at_the_end=False)
@@ -156,8 +149,8 @@ class Outputs:
             return _NUMBER.sub(lambda match: str(number).zfill(int(match[1] or 0)), name)
         if number >= len(self._names):
             raise DestinationError(
-                f"{self._pattern}: names {len(self._names):,} tars, and there are more samples; name more, or "
-                "write out-%06d.tar for as many as it takes"
+                f"{self._pattern}: names {len(self._names):,} tars, and there are more samples; name "
+                "more, or write out-%06d.tar for as many as it takes"
             )
         return self._names[number].rpartition("/")[2]
 

@@ -16,8 +16,9 @@ from wds_pipeline.dataset.tars.inputs import Tar
 from wds_pipeline.dataset.tars.keys import UniqueKeys
 from wds_pipeline.dataset.tars.read import LARGE, Spool
 from wds_pipeline.dataset.tars.sample import Data, Member, Sample
-from wds_pipeline.errors import SourceError
+from wds_pipeline.errors import DataError, SourceError
 
+MERGE = "merge"  # beside `keys.POLICIES`: samples of one key, without a common field, are one
 _OPEN = 100  # files at a time
 _GAP = 64 * 1024  # bytes between members that are read along
 
@@ -30,6 +31,8 @@ class Places:
         self._spools: dict[int, Spool] = {}
         self._fields: dict[str, int] = {}
         self.keys: list[str] = []
+        self.parts: dict[int, list[int]] = {}
+        """Where parts of samples are merged: the numbers of the further ones, by that of the first."""
         self._tar = array("i")
         self._first = array("q", [0])  # of a sample's members, by its number
         self._field, self._offset, self._size = array("i"), array("q"), array("q")
@@ -38,12 +41,42 @@ class Places:
     def read(
         self, account: Account, *, duplicates: str = "error", keep_whole: bool = False
     ) -> Iterator[Sample]:
-        """Reads all tars once, and yields each sample as it takes its place. Raises DataError, SourceError."""
-        for sample in UniqueKeys(duplicates, account).of(self._all(account, keep_whole)):
+        """Reads all tars once, and yields each sample when it has its place.
+
+        `duplicates` of `keys.POLICIES`, or MERGE. Raises DataError, SourceError.
+        """
+        samples = self._all(account, keep_whole)
+        if duplicates == MERGE:
+            samples = self._merging(samples, account)
+        else:
+            samples = UniqueKeys(duplicates, account).of(samples)
+        for sample in samples:
             self._add(sample)
             yield sample
         for spool in self._spools.values():
             spool.flush()
+
+    def _merging(self, samples: Iterator[Sample], account: Account) -> Iterator[Sample]:
+        """What comes of a key again becomes a part of the first. Raises DataError for a field that it has."""
+        numbers: dict[str, int] = {}
+        for number, sample in enumerate(samples):
+            first = numbers.setdefault(sample.key, number)
+            if first != number:
+                names = list(self._fields)
+                parts = (first, *self.parts.get(first, ()))
+                codes = [
+                    code for n in parts for code in self._field[self._first[n] : self._first[n + 1]]
+                ]
+                has = {names[code].lower() for code in codes}
+                for field, _, _ in sample.members:
+                    if field.lower() in has:
+                        raise DataError(
+                            f"{sample.where}: {sample.key!r} has the field {field!r} again, so it is not one "
+                            "sample in parts; choose --duplicates rename or keep-first"
+                        )
+                self.parts.setdefault(first, []).append(number)
+                account.note("parts of samples joined to the first", sample.key)
+            yield sample
 
     def _all(self, account: Account, keep_whole: bool) -> Iterator[Sample]:
         for number, tar in enumerate(self._tars):
@@ -69,20 +102,24 @@ class Places:
         names = list(self._fields)
         try:
             for number in order:
-                first, last = self._first[number], self._first[number + 1]
-                where = self._tar[number]
-                contents = self._contents(where, self._offset[first:last], self._size[first:last])
-                members = [
-                    Member(names[code], data)
-                    for code, data in zip(self._field[first:last], contents, strict=True)
-                ]
-                yield Sample(self.keys[number], members, self._tars[where].where)
+                members = self._members(number, names)
+                for part in self.parts.get(number, ()):
+                    members += self._members(part, names)
+                yield Sample(self.keys[number], members, self._tars[self._tar[number]].where)
             for tar in self._tars:
                 tar.check_unchanged()
         finally:
             for file in self._files.values():
                 file.close()
             self._files.clear()
+
+    def _members(self, number: int, names: Sequence[str]) -> list[Member]:
+        first, last = self._first[number], self._first[number + 1]
+        contents = self._contents(
+            self._tar[number], self._offset[first:last], self._size[first:last]
+        )
+        codes = self._field[first:last]
+        return [Member(names[code], data) for code, data in zip(codes, contents, strict=True)]
 
     def _contents(self, tar: int, offsets: array[int], sizes: array[int]) -> list[Data]:
         """A sample's contents: read at once if they lie together, as they nearly always do."""
@@ -116,7 +153,9 @@ class Places:
             data = file.read(size)
         if len(data) != size:
             self._tars[tar].check_unchanged()
-            raise SourceError(f"{self._tars[tar].where}: found {len(data):,} bytes of {size:,} read before")
+            raise SourceError(
+                f"{self._tars[tar].where}: found {len(data):,} bytes of {size:,} read before"
+            )
         return data
 
     def _file(self, tar: int) -> BinaryIO:

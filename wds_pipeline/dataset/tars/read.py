@@ -36,8 +36,11 @@ class Spool:
     """A temporary file that is gone when nobody holds it, whatever happens to the process."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="wds-pipeline-")
+        self._file = tempfile.TemporaryFile(prefix="wds-pipeline-")  # noqa: SIM115
         self.size = 0
+
+    def __del__(self) -> None:
+        self._file.close()
 
     def write(self, data: bytes | memoryview) -> None:
         """Adds bytes. Raises DataError when the disk is full."""
@@ -45,8 +48,8 @@ class Spool:
             self._file.write(data)
         except OSError as error:
             raise DataError(
-                f"{tempfile.gettempdir()}: no temporary file can be written there ({error.strerror}); free some "
-                "space, or set TMPDIR to another folder"
+                f"{tempfile.gettempdir()}: no temporary file can be written there ({error.strerror}); free "
+                "some space, or set TMPDIR to another folder"
             ) from error
         self.size += len(data)
 
@@ -201,8 +204,8 @@ class TarReader:
         return found[0], Member(found[1], data, offset)
 
     def _stored(self, offset: int, size: int, anew: bool) -> Data | None:
-        """A large member, in its tar or in a temporary file, once all of it has been read; `anew` says that it
-        begins a sample."""
+        """A large member, in its tar or in a temporary file, once all of it has been read; `anew` says that
+        it begins a sample."""
         passing = self._passing
         if self._ranges is None:
             if self._begin is None:

@@ -1,4 +1,4 @@
-"""Samples in a random order that a seed decides: the same on every machine, and with every release of NumPy."""
+"""Samples in a random order that a seed decides, the same on every machine and with every NumPy."""
 
 from __future__ import annotations
 
@@ -50,4 +50,5 @@ def shuffle(
             pass
         order = permutation(len(places.keys), seed)
         write_all(places.samples(order.tolist()), tar, account)
+    account.bytes = tar.size
     return account

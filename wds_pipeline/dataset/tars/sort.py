@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,8 @@ Value = tuple[int, Any]
 
 @dataclass(frozen=True)
 class Order:
-    """What is sorted by: the key, or a field's content (`txt`), or a value in a json field (`json:size.width`).
+    """What is sorted by: the key, or a field's content (`txt`), or a value in a json field
+    (`json:size.width`).
 
     `numeric` takes texts as numbers; `natural` takes digits in a text by their value (a2 before a10).
     """
@@ -64,12 +65,12 @@ class Order:
                 number = float(text) if not text.lstrip("+-").isdigit() else int(text)
             except ValueError:
                 raise DataError(
-                    f"{sample.where}: {sample.key}: found {text!r:.80} in {self.by}; expected a number; leave "
-                    "--numeric out, or mend it"
+                    f"{sample.where}: {sample.key}: found {text!r:.80} in {self.by}; expected a number; "
+                    "leave --numeric out, or mend it"
                 ) from None
             return (_NUMBER, number) if number == number else (_NONE, 0)
         if self.natural:
-            return _TEXT, [*map(_by_number, _DIGITS.split(text)), text]
+            return _TEXT, ([*map(_by_number, _DIGITS.split(text))], text)
         return _TEXT, text
 
 
@@ -102,7 +103,8 @@ def sort(
 ) -> Account:
     """Writes the samples of all tars, sorted, into one. Samples without a value come last.
 
-    Arguments and errors as of `cat`. Memory: the keys and what is sorted by, some 300 bytes a sample; the room
+    With `duplicates` also `merge`: members that are not next to each other become one sample. Arguments and
+    errors as of `cat`. Memory: the keys and what is sorted by, some 300 bytes a sample; the room
     of the input in a temporary file, if it comes from a pipe or a store.
     """
     order = order or Order()
@@ -110,19 +112,22 @@ def sort(
     inputs = find_inputs(names)
     places = Places(inputs)
     with open_output(output, inputs, force) as tar:
-        values: list[Value] = []
-        for sample in places.read(account, duplicates=duplicates, keep_whole=keep_whole):
-            value = order.value(sample)
-            if value[0] == _NONE:
-                account.note(f"come last, without a value for {order.by}", sample.key)
-            values.append(value)
-        write_all(places.samples(_sorted(values, order.reverse)), tar, account)
+        read = places.read(account, duplicates=duplicates, keep_whole=keep_whole)
+        values = [order.value(sample) for sample in read]
+        for first, more in places.parts.items():
+            values[first] = min(values[number] for number in (first, *more))
+        parts = {number for some in places.parts.values() for number in some}
+        numbers = [number for number in range(len(values)) if number not in parts]
+        for number in numbers:
+            if values[number][0] == _NONE:
+                account.note(f"come last, without a value for {order.by}", places.keys[number])
+        write_all(places.samples(_sorted(numbers, values, order.reverse)), tar, account)
+    account.bytes = tar.size
     return account
 
 
-def _sorted(values: Sequence[Value], reverse: bool) -> list[int]:
-    """The numbers of the values in their order; equal ones, also in reverse, as they were."""
-    of: Callable[[int], Value] = values.__getitem__
-    there = [n for n in range(len(values)) if values[n][0] != _NONE]
-    lacking = [n for n in range(len(values)) if values[n][0] == _NONE]
-    return sorted(there, key=of, reverse=reverse) + lacking
+def _sorted(numbers: Sequence[int], values: Sequence[Value], reverse: bool) -> list[int]:
+    """Numbers in the order of their values; equal ones, also in reverse, as they were."""
+    there = [n for n in numbers if values[n][0] != _NONE]
+    lacking = [n for n in numbers if values[n][0] == _NONE]
+    return sorted(there, key=values.__getitem__, reverse=reverse) + lacking

@@ -24,9 +24,9 @@ def split(
 ) -> tuple[Account, list[str]]:
     """Writes the samples of all tars, in order, into tars of a numbered name; returns where these are.
 
-    A tar has at most `max_bytes`, its end included, unless one sample alone has more, and at most `max_samples`.
-    `pattern` as `Outputs` takes it, all else as `cat`. With `force`, what is left of a longer set of tars of
-    this name is removed.
+    A tar has at most `max_bytes`, its end included, unless one sample alone has more, and at most
+    `max_samples`. `pattern` as `Outputs` takes it, all else as `cat`. With `force`, what is left of a
+    longer set of tars of this name is removed.
     """
     account = Account()
     inputs = find_inputs(names)

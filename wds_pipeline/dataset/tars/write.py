@@ -7,31 +7,34 @@ from typing import NamedTuple
 import numpy as np
 
 from wds_pipeline.dataset import tar
-from wds_pipeline.dataset.tars.sample import Sample, Stored
+from wds_pipeline.dataset.tars.sample import Data, Sample, Stored
 from wds_pipeline.errors import DataError
 from wds_pipeline.storage import Writer
 
 _GATHERED = 4 * 1024 * 1024  # bytes that are written at once
+_ALONE = 64 * 1024  # bytes of a content that is written as it is, which saves a copy
 _PLAIN_NAME = 100  # bytes
+_ZEROS = [bytes(count) for count in range(tar.BLOCK)]
 
 
 class LaidOut(NamedTuple):
-    """A sample as it will be in a tar: its members' headers, and how many bytes it takes."""
+    """A sample as it will be in a tar: headers, contents and zeros, in order; and how many bytes it takes."""
 
-    sample: Sample
-    headers: list[bytes]
+    parts: list[Data]
     size: int
 
 
 def lay_out(sample: Sample) -> LaidOut:
     """Raises DataError for a name that no tar holds so that readers find it again."""
-    headers, size = [], 0
+    parts: list[Data] = []
+    size = 0
     for field, data, _ in sample.members:
         length = len(data)
         head = _header(f"{sample.key}.{field}", length, sample.where)
-        headers.append(head)
-        size += len(head) + length + -length % tar.BLOCK
-    return LaidOut(sample, headers, size)
+        pad = -length % tar.BLOCK
+        parts += (head, data, _ZEROS[pad])
+        size += len(head) + length + pad
+    return LaidOut(parts, size)
 
 
 def _header(name: str, size: int, where: str) -> bytes:
@@ -61,32 +64,31 @@ class TarWriter:
 
     def add(self, laid_out: LaidOut) -> None:
         """Writes one sample. Raises what writing raises."""
-        for head, (_, data, _) in zip(laid_out.headers, laid_out.sample.members, strict=True):
-            self._put(head)
-            if isinstance(data, Stored):
-                for chunk in data.chunks():
-                    self._put(chunk)
+        for part in laid_out.parts:
+            if isinstance(part, Stored):
+                self._flush()
+                for chunk in part.chunks():
+                    self._file.write(chunk)
+            elif len(part) >= _ALONE:
+                self._flush()
+                self._file.write(part)
             else:
-                self._put(data)
-            if pad := -len(data) % tar.BLOCK:
-                self._put(bytes(pad))
+                self._parts.append(part)
+                self._gathered += len(part)
+        if self._gathered >= _GATHERED:
+            self._flush()
         self.samples += 1
         self.size += laid_out.size
 
     def finish(self) -> None:
         """Writes the archive's end."""
         end = tar.end(self.size)
-        self._put(end)
+        self._parts.append(end)
         self.size += len(end)
         self._flush()
 
-    def _put(self, data: bytes | memoryview) -> None:
-        self._parts.append(data)
-        self._gathered += len(data)
-        if self._gathered >= _GATHERED:
-            self._flush()
-
     def _flush(self) -> None:
-        self._file.write(b"".join(self._parts))
+        if self._parts:
+            self._file.write(b"".join(self._parts))
         self._parts.clear()
         self._gathered = 0
