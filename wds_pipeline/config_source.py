@@ -84,6 +84,9 @@ class ShardsSource(Model):
     """How their store is reached, where its usual settings do not say it."""
     fields: list[str] | None = None
     """Only these fields; by default all."""
+    on_damage: Literal["error", "keep"] = "error"
+    """What happens when a tar is cut or damaged. `error`: nothing is built. `keep`: the samples before the
+    damage are taken; the last of them, which may lack members, goes to the quarantine."""
 
     @model_validator(mode="before")
     @classmethod
@@ -144,7 +147,8 @@ class TableSource(Model):
     format: Literal["jsonl", "csv", "tsv", "parquet", "txt"] | None = None
     """By default what the file's name says."""
     key: str = ""
-    """The column with the samples' keys; by default the rows' numbers, nine digits."""
+    """The column with the samples' keys; by default the rows' numbers, nine digits; of a `.txt`, `hash` (of the
+    URL, the default) or `stem` (its file's name)."""
     fields: dict[str, ColumnConfig] = Field(min_length=1)
     """Field → its column: `txt: caption`, `jpg: {column: image, holds: path}`."""
     download: DownloadConfig = DownloadConfig()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wds_pipeline.dataset.settle import Progress
 
-_FILES = "scan"  # is counted in files, all else in bytes
+_FILES = ("scan", "download", "pipe")  # are counted in files, all else in bytes
 
 
 class _Bars:
@@ -31,7 +31,7 @@ class _Bars:
         from tqdm import tqdm
 
         self.now = (what, total)
-        unit = " files" if what == _FILES else "B"
+        unit = " files" if what in _FILES else "B"
         self.bar = tqdm(
             desc=what, total=total or None, unit=unit, unit_scale=True, leave=False, file=sys.stderr
         )

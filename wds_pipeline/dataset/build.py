@@ -22,6 +22,7 @@ from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import (
     drafts,
     export,
+    overlay_check,
     publish,
     release,
     report_html,
@@ -33,6 +34,7 @@ from wds_pipeline.dataset import (
 from wds_pipeline.dataset.costs import Costs
 from wds_pipeline.dataset.drafts import Draft as Draft
 from wds_pipeline.dataset.naming import INVENTORY, assign
+from wds_pipeline.dataset.overlay_source import OverlaySource
 from wds_pipeline.dataset.pack import Packed
 from wds_pipeline.dataset.parent import Parent
 from wds_pipeline.dataset.plan import RECIPE_FORMAT, Plan, ShardPlan, make_plan
@@ -128,7 +130,7 @@ class Build:
     def newest_if_current(self, listing: Listing) -> Manifest | None:
         """The newest version, if it was made of these very inputs and all its shards are there."""
         newest = self.newest()
-        if newest is None:
+        if newest is None or self.source.fetched:
             return None
         if not self.made_of(newest, self.inputs(listing)):
             return None
@@ -169,6 +171,7 @@ class Build:
             recipes={(shard.split, shard.slot): shard.recipe for shard in newest.shards},
             inventory=lambda: table(version.INVENTORY),
             same_rules=newest.content_rules == settle.rules(self.config).content_digest,
+            base=newest.overlay.get("digest", ""),
         )
 
     def plan(self, listing: Listing, *, repack: bool = False, resplit: bool = False) -> Draft:
@@ -293,9 +296,13 @@ class Build:
         """The report of a settled draft."""
         reports = drafts.reports_of(self, draft)
         skipped = draft.listing.skipped
-        return release.make_version_report(
+        report = release.make_version_report(
             self.config, self.destination, draft.plan, skipped, reports
         )
+        if isinstance(self.source, OverlaySource):
+            base = self.source.base(draft.listing.overlay["version"])
+            overlay_check.check(report, reports, base, self.config)
+        return report
 
     def publish(self, draft: Draft, report: Report) -> Manifest | None:
         """Commits a settled draft as the next version; None when another build was first.
@@ -318,6 +325,7 @@ class Build:
             self.inputs(draft.listing),
             report,
             draft.listing.made_of,
+            draft.listing.overlay,
         )
         files = {
             version.LEDGER: seal.parquet_bytes(draft.plan.ledger),

@@ -60,7 +60,7 @@ def policy_for(reason: str, config: SamplesConfig) -> Policy:
         return config.on_invalid
     if reason in NOT_WHOLE:  # nothing whole is there to keep
         return "error" if config.on_invalid == "error" else "quarantine"
-    if reason == "no_split":
+    if reason in ("no_split", "not_in_base"):
         return "quarantine"
     return config.on_bad_name
 
@@ -265,7 +265,8 @@ def _problems(
     for row in np.flatnonzero(same).tolist():
         problem[codes[row]] = "duplicate_field"
         one, two = files["path"][row].as_py(), files["path"][row + 1].as_py()
-        detail[int(codes[row])] = f"{one} and {two}: {advice('duplicate_field')}"
+        both = details.get(one) or f"{one} and {two}"
+        detail[int(codes[row])] = f"{both}: {advice('duplicate_field')}"
     status, values = files["status"].combine_chunks(), naming.PROBLEMS
     kinds = np.asarray(status.dictionary.to_pylist(), object)[status.indices.to_numpy()]
     for reason in values:

@@ -49,7 +49,7 @@ def scan(
     if config.fingerprint == "content":
         files = _with_content(source, files, dataset)
     else:
-        _wait_for_the_clock(newest_ns)
+        wait_for_the_clock(newest_ns)
     return Listing(files, folders, dict(sorted(left_out.counts.items())), left_out.examples)
 
 
@@ -130,7 +130,7 @@ def _with_content(source: Storage, files: pa.Table, dataset: str) -> pa.Table:
     return files.set_column(2, LISTING.field("fingerprint"), column)
 
 
-def _wait_for_the_clock(newest_ns: int) -> None:
+def wait_for_the_clock(newest_ns: int) -> None:
     """After this, an edit of any listed file gets another time than the one listed."""
     age = time.time_ns() - newest_ns
     if 0 <= age < _TICK_NS:

@@ -19,17 +19,21 @@ class Source(ABC):
     """What one dataset is made of.
 
     `storage` is the folder or store that the raw files are in, None for any other kind; `usage` is what was
-    asked of the source so far. `keep` is a store where a source may keep what it had to fetch or work out, under
-    `sources/`: the dataset's destination, set by a build; None while nothing may be written.
+    asked of the source so far. `keep` is a store where a source may keep what it had to fetch or work out,
+    under `sources/`: the dataset's destination, set by a build; None while nothing may be written.
     """
 
     storage: Storage | None = None
     keep: Storage | None = None
+    fetched = False
+    """Whether the last scan fetched what was not there before: the listing's digest does not tell."""
 
     def __init__(self, config: DatasetConfig) -> None:
         self.config = config
         self.dataset = config.name
         self.usage = Usage()
+        self.warnings: list[str] = []
+        """What a user should know of the last scan, beside the listing."""
 
     @property
     def url(self) -> str:
