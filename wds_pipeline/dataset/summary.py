@@ -158,5 +158,6 @@ def _next(config: DatasetConfig, storage: Storage, manifest: Manifest) -> str:
         (f"  {start} build {name}", "build again: only what changed"),
     ]
     if name == "demo":
+        rows.append((f"  {start} build demo_small", "smaller pictures, made of this dataset"))
         rows.append(("  make ui", "the same in Dagster's web interface"))
     return "\n".join(["next:", *aligned(rows)])
