@@ -96,6 +96,10 @@ def _needed(names: list[str], corpora: tuple[str, ...], small: bool) -> int:
     chosen = [quick(each) for each in chosen] if small else chosen
     if {"pack", "build", "dagster_cost", "index", "tars"} & set(names):
         needed += sum(each.bytes for each in chosen) + int(1.2 * max(each.bytes for each in chosen))
+    if "reshard" in names:  # raw, two sets of shards, and the files that GNU tar extracts
+        needed += sum(each.bytes for each in chosen) + 3 * max(each.bytes for each in chosen)
+    if "combine" in names:  # raw, published and combined, and a copy in memory
+        needed += 1_000_000_000 if small else 4_500_000_000
     if _READ & set(names):  # raw, published, and the formats of two others
         needed += 4 * sum(each.bytes for each in chosen)
     if "resize" in names:

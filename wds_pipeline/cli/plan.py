@@ -107,7 +107,11 @@ def _head(found: Preview) -> str:
         return head
     head += f"; {stay:,} of these stay as they are"
     if not found.of("pack", "sealed", "repair"):
-        left = "what is left out changed" if not found.gone else "shards are dropped"
+        left = (
+            "what is left out changed, or an overlay's base"
+            if not found.gone
+            else "shards are dropped"
+        )
         head += f"\nno shard to write, but a new version to publish: {left}"
     return head
 

@@ -91,6 +91,6 @@ def _change(row: dict[str, Any]) -> str:
     if row["restored_from"] is not None:
         return f"restored from version {row['restored_from']}"
     if not row["new_shards"]:
-        return "what is left out, or shards dropped"
+        return "what is left out, shards dropped, or an overlay's base"
     what = listed_changes(row["changed"])
     return f"{what} ({counted(row['new_shards'], 'shard')}, {human_bytes(row['new_bytes'])})"

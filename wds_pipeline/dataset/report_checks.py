@@ -16,6 +16,7 @@ from wds_pipeline.dataset.distributions import Distribution, distribution
 from wds_pipeline.dataset.shard_report import MEMBERS, ShardReport
 
 _IMAGE_COLUMNS = ("width", "height")
+_OF_TOKENS = "tokens.json"  # the field that blocks of tokens have, and nothing else
 
 
 @dataclass
@@ -145,7 +146,10 @@ def _digests(column: pa.ChunkedArray) -> NDArray[np.uint64]:
 
 
 def compared_fields(members: Members, extensions: dict[str, list[str]]) -> list[str]:
-    """The fields whose equal content means equal samples: media; without any, text."""
+    """The fields whose equal content means equal samples: media; without any, text. Of blocks of tokens
+    none: their masks are the same, often."""
+    if _OF_TOKENS in members.fields:
+        return []
     kinds = {each: content.kind(tuple(extensions.get(each) or (each,))) for each in members.fields}
     media = [each for each, kind in kinds.items() if kind in ("image", "media", "array")]
     return media or [each for each, kind in kinds.items() if kind == "text"]
