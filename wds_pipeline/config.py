@@ -17,6 +17,7 @@ from pydantic import ByteSize, Field, PrivateAttr, field_validator, model_valida
 
 from wds_pipeline.config_automation import FreshnessConfig, Schedule, SensorConfig
 from wds_pipeline.config_compute import ComputeConfig as ComputeConfig
+from wds_pipeline.config_overlay import OverlayConfig as OverlayConfig
 from wds_pipeline.config_source import DatasetSource
 from wds_pipeline.config_source import SourceConfig as SourceConfig
 from wds_pipeline.config_storage import (
@@ -30,7 +31,6 @@ from wds_pipeline.config_transforms import Transforms
 from wds_pipeline.config_values import (
     Callable,
     ExportName,
-    Glob,
     Model,
     Regex,
     Share,
@@ -49,6 +49,7 @@ _NOT_OF_THE_CONTENT: Any = {
         "storage": True,
         **{kind: {"storage"} for kind in ("dataset", "shards", "table", "recipe")},
     },
+    "overlay": {"base": {"storage"}},
 }
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")
 
@@ -237,6 +238,9 @@ class ShardsConfig(Model):
     """Which samples share a shard. `hash`: new ones are ordered by a hash of their keys, so that each shard is a
     random part of the whole. `source`: with `source.dataset`, those that share one there; each shard is made of
     one of that dataset's, in its order."""
+    seed: int = Field(default=0, ge=0, lt=2**64)
+    """With `layout: hash`: another number gives new samples another order, and all of them after
+    `wds-pipeline repack`."""
     digest: Literal["xxh3-128", "sha256"] = "xxh3-128"
     """The shards' digest: the fast one notices every accident, the cryptographic one also intent."""
 
@@ -285,6 +289,9 @@ class DatasetConfig(Model):
     transforms: Transforms = []
     """What is done to each sample before it is packed: a list of transforms, each its name and parameters
     (`- resize: {fields: [jpg], size: 256}`), built in or of your own (`package.module:function`)."""
+    overlay: OverlayConfig | None = None
+    """Makes this dataset new fields of another one's samples: each shard holds what belongs to the samples of
+    one of the base's, in their order, and both are read as one."""
     split: SplitConfig = SplitConfig()
     shards: ShardsConfig = ShardsConfig()
     verify: VerifyConfig = VerifyConfig()
@@ -345,6 +352,25 @@ class DatasetConfig(Model):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _laid_out_as_the_base(self) -> DatasetConfig:
+        if self.overlay is not None:
+            if "split" in self.model_fields_set:
+                raise ValueError("split: with an overlay the splits are the base's")
+            for name in sorted(self.shards.model_fields_set - {"digest"}):
+                raise ValueError(f"shards.{name}: with an overlay the shards are laid out as the base's")
+        return self
+
+    @property
+    def upstream(self) -> list[DatasetSource]:
+        """The other datasets that it needs: those that it takes samples from, and an overlay's base."""
+        return [*self.source.upstream, *([self.overlay.base] if self.overlay else [])]
+
+    @property
+    def says_split(self) -> bool:
+        """Whether it has a `split:` of its own; else samples of other datasets keep their splits."""
+        return "split" in self.model_fields_set
+
     @property
     def file(self) -> Path | None:
         """The YAML file, if it came from one."""
@@ -382,12 +408,16 @@ class DatasetConfig(Model):
             return Place(url=self.resolve(other.url), storage=other.storage, dataset=self.name)
         if other.name not in self._upstream:
             known = ", ".join(self._upstream)
+            key = self._asks_as(other)
             raise ConfigError(
-                f"{self._file or self.name}: source.dataset: {other.name!r}: no such dataset"
+                f"{self._file or self.name}: {key}: {other.name!r}: no such dataset"
                 f"{did_you_mean(other.name, self._upstream) or ';'} known datasets: {known or 'none'}; or "
-                "name its destination: dataset: {url: …}"
+                f"name its destination: {key.rpartition('.')[2]}: {{url: …}}"
             )
         return self._upstream[other.name]
+
+    def _asks_as(self, other: DatasetSource) -> str:
+        return "overlay.base" if self.overlay and other is self.overlay.base else "source.dataset"
 
     def with_upstream(self, others: Mapping[str, DatasetConfig]) -> DatasetConfig:
         """This dataset, knowing where the others that it may take samples from are published."""

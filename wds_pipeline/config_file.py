@@ -87,12 +87,14 @@ def _wrong_upstreams(configs: Mapping[str, DatasetConfig]) -> list[str]:
     problems = []
     graph: dict[str, set[str]] = {}
     for name, config in configs.items():
-        graph[name] = {each.name for each in config.source.upstream if each.name}
+        graph[name] = {each.name for each in config.upstream if each.name}
+        base = config.overlay.base.name if config.overlay else ""
         for other in sorted(graph[name] - configs.keys()):
+            key = "overlay.base" if other == base else "source.dataset"
             problems.append(
-                f"{config.file}: source.dataset: {other!r}: no such dataset"
+                f"{config.file}: {key}: {other!r}: no such dataset"
                 f"{did_you_mean(other, configs) or ';'} known datasets: {', '.join(configs)}; or name its "
-                "destination: dataset: {url: …}"
+                f"destination: {key.rpartition('.')[2]}: {{url: …}}"
             )
     try:
         TopologicalSorter(graph).prepare()

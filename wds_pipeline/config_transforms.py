@@ -30,7 +30,7 @@ class TransformConfig(Model):
             return {"name": value}
         if not isinstance(value, dict):
             raise ValueError(f"found {value!r}; expected such as `resize: {{size: 256}}`")
-        if value.keys() >= {"name", "parameters"}:  # as it is dumped
+        if isinstance(value.get("name"), str):  # as it is dumped
             return value
         names = [key for key in value if key not in _OPTIONS]
         if len(names) != 1:

@@ -32,15 +32,17 @@ class Tail:
     samples: int = 0
 
 
-def shuffled(keys: pa.LargeStringArray) -> np.ndarray:
+def shuffled(keys: pa.LargeStringArray, seed: int = 0) -> np.ndarray:
     """An order of keys by a hash, so that neighbours in the source are not neighbours in a shard.
 
-    Depends on the keys alone, not on the order in which they come.
+    Depends on the keys and the seed alone, not on the order in which they come.
     """
     hashes = np.empty(len(keys), np.uint64)
     for start in range(0, len(keys), _BATCH):  # as Python's strings, all keys would be large
         some = keys[start : start + _BATCH].to_pylist()
-        hashes[start : start + len(some)] = [xxhash.xxh3_64_intdigest(k.encode()) for k in some]
+        hashes[start : start + len(some)] = [
+            xxhash.xxh3_64_intdigest(k.encode(), seed) for k in some
+        ]
     order = hashes.argsort()
     if (np.diff(hashes[order]) == 0).any():
         order = np.lexsort((np.asarray(keys.to_pylist(), object), hashes))

@@ -46,7 +46,8 @@ class Listing:
 
     `origins` says where the files' bytes are, if not in files of their names below one folder. `places`
     gives each file the split, slot and position (schema `PLACES`) that its sample has to have, if the
-    source decides that.
+    source decides that; `splits` the split alone (null: it says none), for datasets that do not say
+    themselves how they are split.
     """
 
     def __init__(
@@ -58,20 +59,25 @@ class Listing:
         *,
         origins: Origins | None = None,
         places: pa.Table | None = None,
+        splits: pa.DictionaryArray | None = None,
         details: Mapping[str, str] | None = None,
         made_of: Mapping[str, Any] | None = None,
+        overlay: Mapping[str, Any] | None = None,
         digest: str = "",
     ) -> None:
         """`digest` is given where it is known by other means than folding the files; `details` says more of
-        files with a problem, by path; `made_of` which version of another dataset this is."""
+        files with a problem, by path; `made_of` which version of another dataset this is, `overlay` of
+        which base its places are."""
         self.files = files
         self.folders = folders or [files.num_rows]
         self.skipped = dict(skipped or {})
         self.examples = dict(examples or {})
         self.origins = origins
         self.places = places
+        self.splits = splits
         self.details = dict(details or {})
         self.made_of = dict(made_of or {})
+        self.overlay = dict(overlay or {})
         if digest:
             self.__dict__["digest"] = digest
 

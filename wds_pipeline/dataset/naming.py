@@ -41,8 +41,23 @@ PROBLEMS = {
     ),
     "name_not_utf8": "the name is not valid UTF-8; rename the file",
     "name_too_long": "a part of the name has more than 255 bytes, so it cannot be unpacked; rename",
+    "key_not_adjacent": (
+        "the sample's members are not next to each other in the tar, where readers see two partial "
+        "samples; sort it (`wds-pipeline sort`, or tar --sort=name)"
+    ),
+    "key_in_two_tars": (
+        "readers would see two samples of one key; leave one of the tars out, or give them labels "
+        "(source.merge)"
+    ),
+    "sparse_member": (
+        "a sparse member, whose holes are not stored; write the tar again without --sparse"
+    ),
+    "cut_off": (
+        "the tar is cut or damaged behind this sample, which may lack members; fetch the tar again"
+    ),
     "missing_file": "the file that a table or list names is not there; add it, or remove the row",
     "download_failed": "the URL could not be downloaded; the next build tries again",
+    "not_in_base": "the overlay's base has no sample of this key; add it there, or remove the file here",
 }
 _STATUS = [OK, *IGNORED, *PROBLEMS]
 _CODE = {status: code for code, status in enumerate(_STATUS)}

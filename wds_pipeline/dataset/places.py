@@ -86,6 +86,17 @@ class Places:
             self.split_names.append(name)
         return self.split_names.index(name)
 
+    def take_splits(self, given: pa.DictionaryArray) -> list[str]:
+        """Gives every sample without a split the one that the source says, by its first file. Returns
+        warnings."""
+        said = given.take(self._first_rows())
+        own = np.array([*map(self._code, said.dictionary.to_pylist()), -1], np.int32)
+        wanted = own[pc.fill_null(said.indices, -1).to_numpy()]
+        moved = (self.split >= 0) & (wanted >= 0) & (wanted != self.split)
+        moved = np.flatnonzero(moved & (self.found.problem == ""))
+        self.split = np.where(self.split < 0, wanted, self.split)
+        return [_stay(len(moved), self.found.keys[int(moved[0])].as_py())] if len(moved) else []
+
     def choose_splits(self, listed: Mapping[str, str]) -> list[str]:
         """Gives every sample without a split one, or the problem `no_split`. Returns warnings."""
         config, found = self.config, self.found
@@ -105,10 +116,7 @@ class Places:
                 if name is not None and name != self.split_names[code]
             ]
             if moved:
-                warnings.append(
-                    f"{len(moved):,} samples would now be in another split (such as {moved[0]}); they "
-                    "stay where they were published. `wds-pipeline repack --resplit` moves them"
-                )
+                warnings.append(_stay(len(moved), moved[0]))
         open_ = np.flatnonzero((self.split < 0) & (found.problem == ""))
         settled = self._settled_groups() if len(open_) else {}
         for some, keys in self._keys(open_):
@@ -145,12 +153,16 @@ class Places:
 
     def take(self, given: pa.Table) -> None:
         """Gives every sample the place that the source says, by its first file (schema `listing.PLACES`)."""
-        rows = self.found.files[samples.ROW].take(pa.array(self.found.first[:-1]))
-        table = given.take(rows)
+        table = given.take(self._first_rows())
         codes, self.split_names = ledger.names(table["split"])
-        self.split = codes.astype(np.int32)
         self.slot = table["slot"].to_numpy().copy()
+        self.split = np.where(self.slot < 0, -1, codes).astype(np.int32)  # -1: it has no place
         self.position = table["position"].to_numpy().copy()
+
+    def _first_rows(self) -> pa.Array:
+        """The row of the listing of each sample's first file."""
+        rows = self.found.files[samples.ROW].take(pa.array(self.found.first[:-1]))
+        return rows.combine_chunks() if isinstance(rows, pa.ChunkedArray) else rows
 
     def choose_slots(self, kept: np.ndarray) -> None:
         """Places the samples that have no slot yet, split by split."""
@@ -161,7 +173,7 @@ class Places:
             new = mine[self.slot[mine] < 0]
             if not len(new):
                 continue
-            new = new[layout.shuffled(self.found.keys.take(pa.array(new)))]
+            new = new[self._shuffled(new)]
             old = mine[self.slot[mine] >= 0]
             tail = layout.Tail()
             if len(old):
@@ -172,9 +184,11 @@ class Places:
             self.position[new] = _LAST - len(new) + np.arange(len(new))
         returned = kept[self.position[kept] == _LAST]
         if len(returned):  # from the quarantine: behind the old ones, before the new ones
-            keys = self.found.keys.take(pa.array(returned))
             start = self.base.num_rows
-            self.position[returned[layout.shuffled(keys)]] = start + np.arange(len(returned))
+            self.position[returned[self._shuffled(returned)]] = start + np.arange(len(returned))
+
+    def _shuffled(self, chosen: np.ndarray) -> np.ndarray:
+        return layout.shuffled(self.found.keys.take(pa.array(chosen)), self.config.shards.seed)
 
     def _dissolve(self, mine: np.ndarray, limits: layout.Limits) -> None:
         """Frees the samples of closed shards that are emptier than the policy allows.
@@ -193,7 +207,7 @@ class Places:
         )
         sparse[-1] = False  # the tail is open anyway
         freed = placed[sparse[slots]]
-        freed = freed[layout.shuffled(self.found.keys.take(pa.array(freed)))]
+        freed = freed[self._shuffled(freed)]
         tail = layout.Tail(len(size) - 1, int(size[-1]), int(count[-1]))
         needed = np.unique(layout.fill(self.found.bytes[freed], tail, limits))
         if np.count_nonzero(needed != tail.slot) >= len(np.unique(self.slot[freed])):
@@ -234,3 +248,10 @@ class Places:
             pa.array(self.slot[bad], pa.int32(), mask=self.slot[bad] < 0),
         ]
         return pa.table(columns, schema=ledger.QUARANTINE)
+
+
+def _stay(count: int, example: str) -> str:
+    return (
+        f"{count:,} samples would now be in another split (such as {example}); they stay where they were "
+        "published. `wds-pipeline repack --resplit` moves them"
+    )

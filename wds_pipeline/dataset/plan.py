@@ -121,6 +121,8 @@ class Plan:
     _bounds: np.ndarray
     origins: Origins | None = None
     steps: tuple[Step, ...] = ()
+    rebased: bool = False
+    """Whether it is an overlay of another version of its base than the parent."""
 
     @property
     def stale(self) -> list[ShardPlan]:
@@ -130,7 +132,8 @@ class Plan:
     @property
     def changed(self) -> bool:
         """Whether a build would publish anything new."""
-        return bool(self.gone or self.quarantine_changed) or any(s.causes for s in self.shards)
+        others = self.gone or self.quarantine_changed or self.rebased
+        return bool(others) or any(s.causes for s in self.shards)
 
     @cached_property
     def _position(self) -> dict[str, int]:
@@ -205,7 +208,11 @@ def make_plan(
         found, parent, rejected, draft, config, relayout=repack or resplit, resplit=resplit
     )
     given = listing.places if listing is not None else None
-    warnings = [] if given is not None else places.choose_splits(listed or {})
+    warnings: list[str] = []
+    if given is None:
+        if listing is not None and listing.splits is not None and not config.says_split:
+            warnings += places.take_splits(listing.splits)
+        warnings += places.choose_splits(listed or {})
     kept = np.flatnonzero(found.problem == "")
     if not len(kept):
         raise DataError(
@@ -236,6 +243,7 @@ def make_plan(
         _bounds=bounds,
         origins=listing.origins if listing is not None else None,
         steps=steps,
+        rebased=listing is not None and listing.overlay.get("digest", "") != parent.base,
     )
 
 

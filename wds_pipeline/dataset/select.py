@@ -22,6 +22,9 @@ SKIPPED = {
     "symlink_broken": "a symbolic link to nothing",
     "symlink_loop": "a symbolic link to a folder that it lies in",
     "special_file": "a pipe, socket or device",
+    "reserved": "a member of a tar with __…__ in its name, which webdataset skips",
+    "no_key": "a member of a tar whose name has no key and extension, which webdataset skips",
+    "no_file": "a member of a tar that is no file: a link, a folder, a device",
 }
 _EXAMPLES = 5
 _SYSTEM = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})

@@ -212,3 +212,13 @@ def load_report(storage: Storage, name: str) -> ShardReport | None:
         return ShardReport(members=members, **values)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
+
+
+def read_columns(storage: Storage, name: str, columns: list[str]) -> pa.Table | None:
+    """Some columns of the members of a shard's report; None if there is none that can be read."""
+    try:
+        data = pa.BufferReader(storage.read(path(name, REPORT)))
+        found = pq.ParquetFile(data).read(columns=columns, use_threads=False)
+        return found.cast(pa.schema([MEMBERS.field(name) for name in columns]))
+    except (FileNotFoundError, pa.ArrowException, KeyError, ValueError):
+        return None

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from wds_pipeline.config_storage import Place
 from wds_pipeline.config_values import did_you_mean
@@ -110,13 +109,7 @@ class Published:
 
     def report_table(self, shard: int, columns: list[str]) -> pa.Table | None:
         """Some columns of a shard's report, a row a member; None if there is none that is readable."""
-        where = seal.path(self._entries[shard].name, seal.REPORT)
-        try:
-            data = pa.BufferReader(self.storage.read(where))
-            found = pq.ParquetFile(data).read(columns=columns, use_threads=False)
-            return found.cast(pa.schema([shard_report.MEMBERS.field(name) for name in columns]))
-        except (FileNotFoundError, pa.ArrowException, KeyError, ValueError):
-            return None
+        return shard_report.read_columns(self.storage, self._entries[shard].name, columns)
 
     def field_names(self) -> list[str] | None:
         """The fields that the version's report tells of."""

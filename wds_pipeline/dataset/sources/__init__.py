@@ -26,4 +26,8 @@ def open_source(config: DatasetConfig) -> Source:
     """The source of a dataset. Nothing is asked of it yet. Raises ConfigError."""
     module, _, name = _KINDS[config.source.kind].partition(":")
     made: Source = getattr(import_module(f"{__name__}.{module}"), name)(config)
-    return made
+    if config.overlay is None:
+        return made
+    from wds_pipeline.dataset.overlay_source import OverlaySource
+
+    return OverlaySource(config, made)
