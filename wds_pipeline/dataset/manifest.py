@@ -61,7 +61,9 @@ class Manifest(BaseModel):
     content was judged by.
 
     Where `transforms` made the samples, by their names in the file, `left_out` counts by transform the samples
-    of which nothing came. `made_of` says which version of which other dataset the source was.
+    of which nothing came. `made_of` says which version of which other dataset the source was. `overlay` says of
+    which version of which base it is an overlay (dataset, version, digest, samples, url as the file has it),
+    and how many samples of that are `missing` in it.
 
     The shards are in a table beside it, which is read when `shards` or `of_split` is asked
     for the first time.
@@ -88,6 +90,7 @@ class Manifest(BaseModel):
     transforms: list[str] = []
     left_out: dict[str, int] = {}
     made_of: dict[str, Any] = {}
+    overlay: dict[str, Any] = {}
     shard_table: TableOfShards
     _table: bytes | None = PrivateAttr(None)
     _read: Callable[[], bytes] | None = PrivateAttr(None)

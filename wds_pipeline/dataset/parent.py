@@ -16,7 +16,8 @@ class Parent:
 
     `recipes` are its shards' recipe digests by (split, slot); `inventory` loads its inventory,
     which is wanted only to tell an edit from a changed configuration. `same_rules` says whether its
-    quarantine was judged by the rules for content that hold now; if not, it is judged anew.
+    quarantine was judged by the rules for content that hold now; if not, it is judged anew. `base` is the
+    digest of the version that it is an overlay of.
     """
 
     version: int = 0
@@ -25,3 +26,4 @@ class Parent:
     recipes: Mapping[tuple[str, int], str] = field(default_factory=dict)
     inventory: Callable[[], pa.Table] | None = None
     same_rules: bool = True
+    base: str = ""

@@ -78,9 +78,8 @@ def _about(storage: Storage, plan: Plan) -> str:
     made += f" of {publish.stamp()['created'].replace('T', ' ').replace('+00:00', ' UTC')}"
     if not plan.parent:
         return made
-    return (
-        f"{made}: {listed_changes(changes) or 'other samples left out'} since version {plan.parent}"
-    )
+    otherwise = "another version of the base" if plan.rebased else "other samples left out"
+    return f"{made}: {listed_changes(changes) or otherwise} since version {plan.parent}"
 
 
 def make_manifest(
@@ -90,9 +89,10 @@ def make_manifest(
     inputs: str,
     report: Report,
     made_of: Mapping[str, Any] | None = None,
+    overlay: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """The manifest that publishes a plan; `inputs` is a digest of all that decided it, `made_of` the version
-    of another dataset that the source is.
+    of another dataset that the source is, `overlay` its base.
 
     Raises VerificationError when a shard of the plan is not sealed.
     """
@@ -122,6 +122,7 @@ def make_manifest(
         transforms=[step.name for step in plan.steps],
         left_out=report.samples.get("left_out", {}),
         made_of=made_of or {},
+        overlay={**overlay, **report.samples["overlay"]} if overlay else {},
     )
 
 

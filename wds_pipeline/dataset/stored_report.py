@@ -57,6 +57,8 @@ def read(storage: Storage, manifest: Manifest) -> Found:
                 f"{report.FORMAT_VERSION}. Update wds_pipeline"
             )
         samples = {name: values["samples"][name] for name in ("in", "published", "quarantined")}
+        if "inputs_published" in values["samples"]:  # of samples that transforms made others of
+            samples["inputs_published"] = values["samples"]["inputs_published"]
         return Found(
             level=LEVELS[LEVELS.index(values["level"])],
             sample=float(values["sample"]),

@@ -6,6 +6,7 @@ from wds_pipeline.training.decode import Decoder
 from wds_pipeline.training.decode_image import ImageSpec
 from wds_pipeline.training.mix import Mixture, mix
 from wds_pipeline.training.order import Shuffle
+from wds_pipeline.training.overlay_shards import join_shards
 
 __all__ = [
     "CacheConfig",
@@ -14,6 +15,7 @@ __all__ = [
     "ImageSpec",
     "Mixture",
     "Shuffle",
+    "join_shards",
     "mix",
     "open_dataset",
 ]

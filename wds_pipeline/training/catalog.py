@@ -109,8 +109,20 @@ class Catalog:
         self._pinned: str | None = None
         self._load()
 
+    @property
+    def origin(self) -> Origin:
+        """Where it comes from."""
+        return self._origin
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes the shards have."""
+        return sum(shard.bytes for shard in self.shards)
+
     def _load(self) -> None:
-        found = self._origin.load()
+        self._take(self._origin.load())
+
+    def _take(self, found: Content) -> None:
         if self._pinned not in (None, found.digest):
             raise VersionError(
                 f"{found.title}: {found.storage.url}: has other shards ({found.digest}) than when it was "

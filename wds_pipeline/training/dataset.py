@@ -20,6 +20,7 @@ from wds_pipeline.training.fork_lock import ForkLock
 from wds_pipeline.training.keys import KeyIndex
 from wds_pipeline.training.on_error import RAISE, ErrorPolicy, OnError
 from wds_pipeline.training.opening import LATEST, open_catalog
+from wds_pipeline.training.overlay_opening import OverlaySpec, join
 from wds_pipeline.training.reading import Reader, in_turn, open_reader
 from wds_pipeline.training.select import Keys, select
 
@@ -39,6 +40,7 @@ def open_dataset(
     version: int | str | None = LATEST,
     split: str | None = None,
     *,
+    overlays: OverlaySpec | Sequence[OverlaySpec] | None = None,
     fields: Collection[str] | None = None,
     decode: DecodeSpec = None,
     on_error: OnError | ErrorPolicy = RAISE,
@@ -49,6 +51,9 @@ def open_dataset(
     """Opens a version as it is now and stays: what is published or removed later changes nothing.
 
     `url` is the destination of a dataset, a folder or a store. `split` None means all of them.
+    `overlays` are datasets that have more fields for its samples, joined by key: URLs, or mappings such as
+    `{"url": …, "version": 3, "fields": ["txt"], "missing": "skip"}` (see `overlay_opening.Wanted`); a field
+    that several have is the last one's.
     `fields` are those to read, of others no byte. `decode` is an image spec ("pil", "rgb8", …) for all
     fields by their extensions, a mapping from fields to specs or functions, or a function of a sample;
     `on_error` says what iterating does with samples that do not decode: "raise", "skip", or what a
@@ -60,6 +65,9 @@ def open_dataset(
     `decode` is or needs a package that is not installed; DecodeError for pickles that were not permitted.
     """
     catalog = open_catalog(url, version, split, storage)
+    indices = None
+    if overlays is not None:
+        catalog, indices = join(catalog, overlays, storage)
     wanted = None if fields is None else _names(fields)
     if wanted is not None:
         _check_fields(catalog, wanted)
@@ -70,6 +78,7 @@ def open_dataset(
         on_error=on_error,
         cache=None if cache is None else CacheConfig.of(cache),
         verify=verify,
+        indices=indices,
     )
 
 

@@ -71,6 +71,12 @@ def open_reader(
     `verify` holds each shard against its digest before anything of it is given out. What is on a local
     disk already goes through no cache. Raises ConfigError for a cache that cannot be.
     """
+    from wds_pipeline.training.overlay import JoinedCatalog
+
+    if isinstance(catalog, JoinedCatalog):
+        from wds_pipeline.training.overlay_reader import JoinedReader
+
+        return JoinedReader(catalog, cache=cache, verify=verify)
     if isinstance(catalog.storage, LocalStorage):
         from wds_pipeline.training.local import LocalReader
 

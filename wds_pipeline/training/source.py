@@ -45,7 +45,7 @@ class DatasetSource:
     def mean_bytes(self) -> float:
         """Of a sample, tar and all."""
         catalog = self.dataset.catalog
-        return sum(each.bytes for each in catalog.shards) / max(len(catalog), 1)
+        return catalog.bytes / max(len(catalog), 1)
 
     def order(self, seed: int, shuffle: Shuffle) -> Order:
         """Of the positions in the dataset, whose shards are those of its samples."""
