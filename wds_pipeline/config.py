@@ -20,6 +20,8 @@ from wds_pipeline.config_compute import ComputeConfig as ComputeConfig
 from wds_pipeline.config_overlay import OverlayConfig as OverlayConfig
 from wds_pipeline.config_source import DatasetSource
 from wds_pipeline.config_source import SourceConfig as SourceConfig
+from wds_pipeline.config_split import SplitConfig as SplitConfig
+from wds_pipeline.config_split import check_split_name as check_split_name
 from wds_pipeline.config_storage import (
     Place,
     StorageConfig,
@@ -36,7 +38,6 @@ from wds_pipeline.config_values import (
     Share,
     Size,
     did_you_mean,
-    percent,
 )
 from wds_pipeline.errors import ConfigError
 
@@ -51,16 +52,9 @@ _NOT_OF_THE_CONTENT: Any = {
     },
     "overlay": {"base": {"storage"}},
 }
-_SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
 Policy = Literal["error", "quarantine", "keep"]
-
-
-def check_split_name(name: str) -> None:
-    """Raises ValueError for a split's name that cannot be part of a shard's name."""
-    if not _SPLIT_NAME.fullmatch(name):
-        raise ValueError(f"the split {name!r}: expected letters, digits and _, for it names files")
 
 
 class DestinationConfig(Model):
@@ -164,66 +158,6 @@ class SamplesConfig(Model):
         return self
 
 
-_SPLIT_OPTIONS = ("by", "group_by", "salt", "file", "names", "default")
-
-
-class SplitConfig(Model):
-    """Which split a sample belongs to; once published, a sample never changes its split.
-
-    By ratio (`{train: 0.95, val: 0.05}`), by the first folder (`{by: directory}`), or by a list
-    (`{by: list, file: splits.csv}`).
-    """
-
-    by: Literal["ratio", "directory", "list"] = "ratio"
-    """`ratio`: a hash of the key decides; `directory`: the key's first folder; `list`: a file."""
-    ratios: dict[str, float] = {"train": 1.0}
-    """Split → its share of the groups; written straight into `split:`."""
-    group_by: Regex | None = None
-    """A regular expression with one group: samples whose keys agree in it share their split. A key
-    that it does not match is a group of its own."""
-    salt: str = ""
-    """Another salt gives another random division."""
-    file: str | None = None
-    """With `by: list`: a CSV or TSV file with the columns key and split."""
-    names: dict[str, str] = {}
-    """With `by: directory`: folder → split, where their names differ (`{validation: val}`)."""
-    default: str | None = None
-    """The split of samples that the folder or the list does not decide; without it they go to the
-    quarantine."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _ratios_at_top(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or "ratios" in value:
-            return value
-        options = {k: v for k, v in value.items() if k in _SPLIT_OPTIONS}
-        ratios = {k: percent(v) for k, v in value.items() if k not in _SPLIT_OPTIONS}
-        for key, share in ratios.items():
-            if not isinstance(share, int | float) or isinstance(share, bool):
-                raise ValueError(
-                    f"{key!r}: found {share!r}; expected a split's ratio such as 0.05, or one of "
-                    f"the options {', '.join(_SPLIT_OPTIONS)}{did_you_mean(str(key), _SPLIT_OPTIONS)}"
-                )
-        return {**options, "ratios": ratios} if ratios else options
-
-    @model_validator(mode="after")
-    def _consistent(self) -> SplitConfig:
-        if self.by == "ratio" and not abs(sum(self.ratios.values()) - 1) <= 1e-6:  # nan too
-            shares = ", ".join(f"{k}: {v:g}" for k, v in self.ratios.items())
-            raise ValueError(
-                f"the ratios ({shares}) sum to {sum(self.ratios.values()):g}, not to 1"
-            )
-        if any(share < 0 for share in self.ratios.values()):
-            raise ValueError("a ratio is negative")
-        if (self.by == "list") != (self.file is not None):
-            raise ValueError("`by: list` and `file: …` go together")
-        if self.group_by is not None and re.compile(self.group_by).groups != 1:
-            raise ValueError(f"group_by: {self.group_by!r} needs exactly one (…) group")
-        for name in (*self.ratios, *self.names.values(), self.default or "train"):
-            check_split_name(name)
-        return self
-
-
 class ShardsConfig(Model):
     """How large shards are, and how their bytes are named."""
 
@@ -235,9 +169,9 @@ class ShardsConfig(Model):
     """Closed shards that deletions left emptier than this share of `max_bytes` (and of
     `max_samples`) are dissolved into others at the next build; 0 never moves a sample."""
     layout: Literal["hash", "source"] = "hash"
-    """Which samples share a shard. `hash`: new ones are ordered by a hash of their keys, so that each shard is a
-    random part of the whole. `source`: with `source.dataset`, those that share one there; each shard is made of
-    one of that dataset's, in its order."""
+    """Which samples share a shard. `hash`: new ones are ordered by a hash of their keys, so that each
+    shard is a random part of the whole. `source`: with `source.dataset`, those that share one there;
+    each shard is made of one of that dataset's, in its order."""
     seed: int = Field(default=0, ge=0, lt=2**64)
     """With `layout: hash`: another number gives new samples another order, and all of them after
     `wds-pipeline repack`."""
@@ -358,7 +292,9 @@ class DatasetConfig(Model):
             if "split" in self.model_fields_set:
                 raise ValueError("split: with an overlay the splits are the base's")
             for name in sorted(self.shards.model_fields_set - {"digest"}):
-                raise ValueError(f"shards.{name}: with an overlay the shards are laid out as the base's")
+                raise ValueError(
+                    f"shards.{name}: with an overlay the shards are laid out as the base's"
+                )
         return self
 
     @property

@@ -147,8 +147,8 @@ class TableSource(Model):
     format: Literal["jsonl", "csv", "tsv", "parquet", "txt"] | None = None
     """By default what the file's name says."""
     key: str = ""
-    """The column with the samples' keys; by default the rows' numbers, nine digits; of a `.txt`, `hash` (of the
-    URL, the default) or `stem` (its file's name)."""
+    """The column with the samples' keys; by default the rows' numbers, nine digits; of a `.txt`, `hash`
+    (of the URL, the default) or `stem` (its file's name)."""
     fields: dict[str, ColumnConfig] = Field(min_length=1)
     """Field → its column: `txt: caption`, `jpg: {column: image, holds: path}`."""
     download: DownloadConfig = DownloadConfig()

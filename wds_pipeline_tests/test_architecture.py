@@ -25,6 +25,7 @@ FLOORS = {
     "config_automation": 0,
     "config_storage": 0,
     "config_source": 0,
+    "config_split": 0,
     "config_transforms": 0,
     "config_compute": 0,
     "config_overlay": 0,

@@ -6,7 +6,6 @@ each looks at what is stored, and none relies on the one before having run in th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -42,6 +41,7 @@ from wds_pipeline.dataset.report import Report
 from wds_pipeline.dataset.scan import Listing
 from wds_pipeline.dataset.settle import Progress, Rejections
 from wds_pipeline.dataset.sources import open_source
+from wds_pipeline.dataset.sources.folder import refuse_nesting
 from wds_pipeline.dataset.split import read_list
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.errors import (
@@ -49,7 +49,7 @@ from wds_pipeline.errors import (
     DestinationError,
     VerificationError,
 )
-from wds_pipeline.storage import Storage, Usage, open_storage
+from wds_pipeline.storage import Usage, open_storage
 from wds_pipeline.transforms.registry import Step
 from wds_pipeline.transforms.registry import load as load_steps
 
@@ -86,7 +86,7 @@ class Build:
         except ConfigError as error:
             raise ConfigError(f"{config.file or config.name}: {error}") from None
         if self.source.storage is not None:
-            _refuse_nesting(self.source.storage, self.destination, config.name)
+            refuse_nesting(self.source.storage, self.destination, config.name)
 
     def open_destination(self) -> None:
         """Makes the destination this dataset's, and tidies up after a build that was killed.
@@ -399,21 +399,3 @@ def build(
     draft = work.plan(listing, repack=repack, resplit=resplit)
     with open_pool(config.compute) as pool:
         return work.finish(draft, pool)
-
-
-def _refuse_nesting(source: Storage, destination: Storage, dataset: str) -> None:
-    """A destination inside the source would be packed into itself."""
-    one, other = (_root(each) for each in (source, destination))
-    if one.startswith(other) or other.startswith(one):
-        raise ConfigError(
-            f"{dataset}: destination.url: {destination.url} and source.url: {source.url} are the same "
-            "folder, or one lies in the other; give the destination a folder outside of the source"
-        )
-
-
-def _root(storage: Storage) -> str:
-    if storage.folders:
-        return os.path.join(os.path.realpath(storage.locate("")), "")
-    known = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
-    server = storage.place.storage.endpoint_url or next(filter(None, known), "")
-    return f"{server} {storage.url.rstrip('/')}/"

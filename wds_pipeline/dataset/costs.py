@@ -58,7 +58,8 @@ def estimate(
     pack: Sequence[ShardPlan],
 ) -> Costs:
     """What the build of a plan will ask, if nothing fails: to pack these shards, to read them back and
-    to publish; of a source that is no folder or store (None) nothing is known. The scan is what `source.usage` says that it took just now."""
+    to publish; of a source that is no folder or store (None) nothing is known. The scan is what
+    `source.usage` says that it took just now."""
     read, wrote = Usage(), Usage()
     store = source if source is not None and not source.folders else None
     if store is not None:

@@ -25,8 +25,8 @@ _CAUSE = re.compile(r"(?:([\d,]+) )?(\w+)")  # a part of `ShardPlan.cause`
 
 
 class SplitTotals(BaseModel):
-    """How much a split holds. `digest` is the same for the same shards, whatever made them; `inputs` counts the
-    samples of the source that transforms made these of."""
+    """How much a split holds. `digest` is the same for the same shards, whatever made them; `inputs`
+    counts the samples of the source that transforms made these of."""
 
     shards: int = 0
     samples: int = 0
@@ -60,10 +60,10 @@ class Manifest(BaseModel):
     """What a version is. `inputs` is a digest of all that decided it, `content_rules` of what its
     content was judged by.
 
-    Where `transforms` made the samples, by their names in the file, `left_out` counts by transform the samples
-    of which nothing came. `made_of` says which version of which other dataset the source was. `overlay` says of
-    which version of which base it is an overlay (dataset, version, digest, samples, url as the file has it),
-    and how many samples of that are `missing` in it.
+    Where `transforms` made the samples, by their names in the file, `left_out` counts by transform the
+    samples of which nothing came. `made_of` says which version of which other dataset the source was.
+    `overlay` says of which version of which base it is an overlay (dataset, version, digest, samples,
+    url as the file has it), and how many samples of that are `missing` in it.
 
     The shards are in a table beside it, which is read when `shards` or `of_split` is asked
     for the first time.

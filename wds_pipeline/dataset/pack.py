@@ -28,7 +28,6 @@ from wds_pipeline.errors import (
 )
 from wds_pipeline.storage import Place, Read, Reads, Storage, Usage, Writer, open_storage
 
-
 Source = Storage | OriginReader
 
 
@@ -50,9 +49,9 @@ class Packed:
     """What came of a job: the seal, or the source files (path, reason) because of which there is none,
     or why the shard would not be the one that was published, or what failed in passing.
 
-    `rejected` are the samples that a transform could not use, each with its reason: the seal is then of the
-    shard without them, which has another name, and None if none is left. `usage` is what it asked of the source
-    and of the destination.
+    `rejected` are the samples that a transform could not use, each with its reason: the seal is then of
+    the shard without them, which has another name, and None if none is left. `usage` is what it asked
+    of the source and of the destination.
     """
 
     name: str

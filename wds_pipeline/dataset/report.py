@@ -158,14 +158,14 @@ def make_report(
 ) -> Report:
     """Puts the shards' reports together and checks what no single shard can show.
 
-    `samples_in` is how many samples the source had, counted before anything was left out.
-    `quarantine` has the columns key, reason, detail, files (list of source paths), bytes. `files`
-    counts the source's files: `seen`, and where each of them went. `duplicate_fields` are those
-    whose equal content makes samples duplicates; None: images, sound, video and arrays, and only
-    where there are none of these, text. `picture` gives the thumbnail of a sample by its shard and
-    key, for those of findings (see `verify.read_thumbnail`). `about` says which version this is. Where
-    transforms made the samples, `inputs` counts by split those that they were made of, `left_out` by transform
-    those of which nothing came.
+    `samples_in` is how many samples the source had, counted before anything was left out. `quarantine`
+    has the columns key, reason, detail, files (list of source paths), bytes. `files` counts the
+    source's files: `seen`, and where each of them went. `duplicate_fields` are those whose equal
+    content makes samples duplicates; None: images, sound, video and arrays, and only where there are
+    none of these, text. `picture` gives the thumbnail of a sample by its shard and key, for those of
+    findings (see `verify.read_thumbnail`). `about` says which version this is. Where transforms made
+    the samples, `inputs` counts by split those that they were made of, `left_out` by transform those of
+    which nothing came.
     """
     limits = limits or Limits()
     shards = [ShardRow(*each) for each in shards]

@@ -41,8 +41,8 @@ MEMBER_INDEX = pa.schema(
 class Seal:
     """The facts of a stored shard. `bytes` is the tar's size, `digest` its digest (`algorithm:hex`).
 
-    Where transforms made the samples, `inputs` counts those that they were made of, and `left_out` by transform
-    those of which nothing came.
+    Where transforms made the samples, `inputs` counts those that they were made of, and `left_out` by
+    transform those of which nothing came.
     """
 
     name: str

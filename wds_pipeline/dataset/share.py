@@ -1,7 +1,7 @@
 """One part of a build's shards, for array jobs: each task packs its own, and a last build publishes.
 
-Who packs what follows from the plan alone, so that tasks need not talk to each other. A shard is sealed when it is
-whole: a task that is killed loses the one under way, and started again does the rest.
+Who packs what follows from the plan alone, so that tasks need not talk to each other. A shard is sealed
+when it is whole: a task that is killed loses the one under way, and started again does the rest.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Share:
 def build_share(
     config: DatasetConfig, number: int, count: int, progress: Progress | None = None
 ) -> Share:
-    """Packs and verifies the share `number` (from 1) of `count` of the shards that a build would pack; publishes
-    nothing.
+    """Packs and verifies the share `number` (from 1) of `count` of the shards that a build would pack;
+    publishes nothing.
 
     Raises what `build` raises.
     """
@@ -58,12 +58,14 @@ def _pack(work: Build, draft: Draft, mine: list[ShardPlan], pool: Executor) -> S
     missing = _missing(work, draft, places)
     known_already = drafts.known_unusable(work, draft.plan, missing)
     if known_already:  # by a task that was killed
-        draft = work.redraft(draft, rejected=known_already, keep_places=True)
+        with drafts.forgetting(work, draft):
+            draft = work.redraft(draft, rejected=known_already, keep_places=True)
         missing = _missing(work, draft, places)
     packed = work.pack(draft.plan, missing, pool) if missing else []
     rejected = settle.reject_failed(draft.plan, packed)
     if rejected:
-        draft = work.redraft(draft, rejected=draft.rejected.add(rejected), keep_places=True)
+        with drafts.forgetting(work, draft):
+            draft = work.redraft(draft, rejected=draft.rejected.add(rejected), keep_places=True)
     left = {shard.name for shard in _missing(work, draft, places)}
     done = [s for s in draft.plan.shards if s.partition in places and s.name not in left]
     known = settle.load_reports(work.destination, done)

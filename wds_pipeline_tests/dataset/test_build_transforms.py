@@ -157,7 +157,7 @@ def test_samples_that_were_made_are_found_by_their_keys(mixed: Project) -> None:
     assert dataset.by_key("a/0005-1")["__key__"] == "a/0005-1"
 
 
-# ------------------------------------------------------------------------------ what is packed again, and when
+# ------------------------------------------------------------------- what is packed again, and when
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def test_the_policy_may_be_an_error(project: Project) -> None:
 
 @pytest.mark.parametrize(
     ("what", "message"),
-    [("fails", "train-000000: RuntimeError: out of memory"), ("same key", "the key 'same' twice")],
+    [("fails", "train-000000: RuntimeError: out of memory"), ("same key", "the key 'train-000000/same' twice")],
 )
 def test_a_transform_of_whole_shards_that_fails(project: Project, what: str, message: str) -> None:
     project.add(0, 4)

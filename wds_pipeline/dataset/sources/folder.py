@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from wds_pipeline.dataset.listing import Listing
 from wds_pipeline.dataset.scan import scan
 from wds_pipeline.dataset.sources.base import Progress, Source
 from wds_pipeline.dataset.watch import Look
+from wds_pipeline.errors import ConfigError
 from wds_pipeline.storage import Storage, open_storage
 
 
@@ -54,3 +56,21 @@ class FolderSource(Source):
         return watch.look(
             self.storage, self.config.source, self.dataset, seconds, before, now=now, clock=clock
         )
+
+
+def refuse_nesting(source: Storage, destination: Storage, dataset: str) -> None:
+    """Raises ConfigError for a destination inside the source: it would be packed into itself."""
+    one, other = (_root(each) for each in (source, destination))
+    if one.startswith(other) or other.startswith(one):
+        raise ConfigError(
+            f"{dataset}: destination.url: {destination.url} and source.url: {source.url} are the same "
+            "folder, or one lies in the other; give the destination a folder outside of the source"
+        )
+
+
+def _root(storage: Storage) -> str:
+    if storage.folders:
+        return os.path.join(os.path.realpath(storage.locate("")), "")
+    known = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+    server = storage.place.storage.endpoint_url or next(filter(None, known), "")
+    return f"{server} {storage.url.rstrip('/')}/"
