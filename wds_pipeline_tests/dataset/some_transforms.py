@@ -83,7 +83,8 @@ class Stream:
         for sample in samples:
             if self.what == "fails":
                 raise RuntimeError("out of memory")
-            yield {**sample, "__key__": "same"} if self.what == "same key" else sample
+            same = {**sample, "__key__": f"{context.shard}/same"}
+            yield same if self.what == "same key" else sample
 
 
 def unseeded(sample: Sample) -> Sample:

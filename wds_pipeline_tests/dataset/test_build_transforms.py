@@ -290,7 +290,10 @@ def test_the_policy_may_be_an_error(project: Project) -> None:
 
 @pytest.mark.parametrize(
     ("what", "message"),
-    [("fails", "train-000000: RuntimeError: out of memory"), ("same key", "the key 'train-000000/same' twice")],
+    [
+        ("fails", "train-000000: RuntimeError: out of memory"),
+        ("same key", "the key 'train-000000/same' twice"),
+    ],
 )
 def test_a_transform_of_whole_shards_that_fails(project: Project, what: str, message: str) -> None:
     project.add(0, 4)

@@ -186,9 +186,7 @@ def test_samples_that_the_base_lacks(base: Project, tmp_path: Path) -> None:
     )
     assert "the overlay's base has no sample of this key" in details["b/0001"]
     assert all(row["split"] is None and row["slot"] is None for row in table)
-    with pytest.raises(
-        DataError, match=r"2 of 31 samples .*max_quarantined allows 1.0%"
-    ) as caught:
+    with pytest.raises(DataError, match=r"2 of 31 samples .*max_quarantined allows 1.0%") as caught:
         over.build(samples={"required": [], "max_quarantined": 0.01})
     assert "not_in_base: 2" in str(caught.value)
 
