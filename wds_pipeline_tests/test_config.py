@@ -372,7 +372,9 @@ def test_the_schema_takes_what_the_loader_takes() -> None:
     DatasetConfig.model_validate(values)
     assert not validate(json_schema(), values)
     assert not validate(json_schema(), MINIMAL)
-    overlay = {"overlay": {"base": "captions", "max_missing": "1%"}}  # goes without split and shards
+    overlay = {
+        "overlay": {"base": "captions", "max_missing": "1%"}
+    }  # goes without split and shards
     DatasetConfig.model_validate({**MINIMAL, **overlay})
     assert not validate(json_schema(), {**MINIMAL, **overlay})
     assert set(json_schema()["properties"]) == set(values | overlay), "every key is in the example"

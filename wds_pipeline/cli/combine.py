@@ -69,9 +69,12 @@ def command(
     move: bool,
     as_json: bool,
 ) -> None:
-    """Make one memory-mapped folder of a token dataset, for TensorDict.load_memmap.
+    """Make one memory-mapped folder of a token dataset.
 
-    DESTINATION is by default combined/<version>/<split> beside the shards. Killed and run again, it goes on;
+    It is what TensorDict.load_memmap reads.
+
+    DESTINATION is by default what the dataset's file says (combine.url), else combined/<version>/<split>
+    beside the shards. Killed and run again, it goes on;
     run for a newer version, it copies what changed. The folder is whole when it has combined.json.
 
     \b
@@ -92,13 +95,18 @@ def command(
         raise click.UsageError(
             "--partial and --move go with --from: shards of a version are not deleted"
         )
+    from wds_pipeline.cli.dataset_argument import find_dataset
     from wds_pipeline.cli.progress import progress_bars
     from wds_pipeline.tokens import combined
     from wds_pipeline.tokens.combine import combine, default_destination
 
     first = _version(names[0], number, split)
     sources = [first, *(_version(*_named(each), split) for each in also)]
-    destination = Path(names[1]) if len(names) > 1 else default_destination(first)
+    if len(names) > 1:
+        destination = Path(names[1])
+    else:
+        folder = find_dataset(names[0]).combine_folder
+        destination = folder / first.split if folder else default_destination(first)
     with progress_bars() as progress:
         result = combine(
             sources,
