@@ -41,6 +41,10 @@ def may_pass(error: BaseException) -> bool:
     return False
 
 
+class Ended(BaseException):
+    """This worker process is to end now. Unlike SystemExit, no code that it runs for a user raises it."""
+
+
 class ConfigError(WdsPipelineError):
     """A dataset's YAML file, or the set of them, is not usable."""
 

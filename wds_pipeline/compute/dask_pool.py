@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from wds_pipeline import __version__
 from wds_pipeline.compute import parcel, versions
+from wds_pipeline.compute.processes import job_name
 from wds_pipeline.errors import WdsPipelineError, WorkerError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class DaskPool(Executor):
             raise TypeError("give arguments by position: a call goes to other machines as it is")
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        name = _name(*args)
+        name = job_name(args[0] if args else None)
         call = parcel.wrap(fn, *args)
         found: Future[Result] = Future()
         with self._lock:
@@ -166,12 +167,3 @@ class DaskPool(Executor):
 
 def _wait(futures: list[Future[Any]]) -> None:
     wait(futures)
-
-
-def _name(job: Any = None, *_: Any) -> str:
-    """What a job is about, for messages: a shard's name."""
-    for part in (job, getattr(job, "recipe", None), getattr(job, "wanted", None)):
-        name = getattr(part, "name", None)
-        if isinstance(name, str):
-            return name
-    return "a job"

@@ -5,28 +5,68 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
-from wds_pipeline.errors import WdsPipelineError, may_pass
+from wds_pipeline.compute.board import Board
+from wds_pipeline.errors import Ended, WdsPipelineError, may_pass
 
 # pandas, where it is installed, is imported by pyarrow at its first array: once here, not per worker.
 _PRELOAD = ["wds_pipeline.dataset.verify_job", "wds_pipeline.dataset.pack", "pandas"]
 _SECONDS_TO_END = 5.0
 _SECONDS_TO_NOTICE = 1.0
+_TERMINATED = 128 + signal.SIGTERM
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+_board: Board | None = None  # of the pool whose worker this process is
+
+
+class Workers(ProcessPoolExecutor):
+    """Worker processes, which start at the first jobs."""
+
+    def __init__(self, count: int) -> None:
+        context = server_context()
+        self._board = Board(context, count)
+        super().__init__(
+            count, mp_context=context, initializer=_begin_worker, initargs=(self._board,)
+        )
+
+    def death(self) -> str:
+        """What ended the worker by which the pool broke, and what that was at; "" if that is not known."""
+        manager = cast(threading.Thread | None, getattr(self, "_executor_manager_thread", None))
+        if manager is not None:  # it ends the other workers, and asks how each one ended
+            manager.join(_SECONDS_TO_END)
+        processes = dict(getattr(self, "_processes", None) or {})
+        for pid, process in processes.items():
+            code = None if manager is None or manager.is_alive() else process.exitcode
+            if code not in (None, 0, -signal.SIGTERM, _TERMINATED):
+                at = self._board.read(pid)
+                return f"{_how(code)}{f'; it was at {at}' if at else ''}"
+        return ""
+
+
+def _how(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "killed by the system, often for want of memory"
+    if code < 0:
+        return f"{signal.Signals(-code).name}: a crash in a library's machine code"
+    return f"something in it ended it with the exit code {code}"
+
+
+def note(what: str) -> None:
+    """Says what this worker is at, for the message in case it dies of it."""
+    if _board is not None:
+        _board.write(what)
 
 
 def open_processes(count: int) -> ProcessPoolExecutor:
     """So many worker processes, which start at the first jobs."""
-    return ProcessPoolExecutor(count, mp_context=server_context(), initializer=_begin_worker)
+    return Workers(count)
 
 
 def abandon(pool: ProcessPoolExecutor) -> None:
@@ -75,7 +115,10 @@ def _start_server() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin_worker() -> None:
+def _begin_worker(board: Board) -> None:
+    global _board
+    _board = board.taken()
+    os.dup2(2, 1)  # what a user's code prints is no part of a command's output
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_driver, daemon=True).start()
@@ -83,7 +126,7 @@ def _begin_worker() -> None:
 
 def _end_worker(*_: Any) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; do not disturb the tidying up
-    sys.exit(128 + signal.SIGTERM)
+    raise Ended
 
 
 def _end_with_driver() -> None:
@@ -118,14 +161,24 @@ def undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def job_name(job: Any) -> str:
+    """What a job is about, for messages: a shard's name."""
+    for part in (job, getattr(job, "recipe", None), getattr(job, "wanted", None)):
+        name = getattr(part, "name", None)
+        if isinstance(name, str):
+            return name
+    return "a job"
+
+
 def run_here(work: Callable[[Job], Result], job: Job) -> Result:
     # Only while there is something to tidy up; an idle worker just ends.
     signal.signal(signal.SIGTERM, _end_worker)
+    note(job_name(job))
     try:
         return work(job)
-    except SystemExit:
+    except Ended:
         # What was half written is removed now; the pool would go on to more work.
-        os._exit(128 + signal.SIGTERM)
+        os._exit(_TERMINATED)
     except WdsPipelineError as error:
         error.passing = may_pass(error)  # its cause stays behind in this process
         raise

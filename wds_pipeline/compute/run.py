@@ -10,7 +10,7 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import TypeVar
 
-from wds_pipeline.compute.processes import run_here, undisturbed
+from wds_pipeline.compute.processes import Workers, run_here, undisturbed
 from wds_pipeline.errors import WorkerError
 
 _LEAST_AHEAD = 64
@@ -22,6 +22,16 @@ Result = TypeVar("Result")
 def pool_size(pool: Executor) -> int:
     """How many jobs the pool runs at a time, as far as is known now: a cluster grows and shrinks."""
     return int(getattr(pool, "_max_workers", 0))
+
+
+def _submit(pool: Executor, work: Callable[[Job], Result], job: Job) -> Future[Result]:
+    try:
+        return pool.submit(work, job)
+    except OSError as error:
+        # A pool that breaks at this moment may have closed its pipe before it says so.
+        if isinstance(pool, ProcessPoolExecutor):
+            raise BrokenProcessPool(str(error)) from error
+        raise
 
 
 def run_all(
@@ -47,7 +57,7 @@ def run_all(
             most = ahead or max(_LEAST_AHEAD, _FOR_EACH_WORKER * pool_size(pool))
             for job in islice(waiting, max(0, most - len(running))):
                 with undisturbed():
-                    future = pool.submit(work, job)
+                    future = _submit(pool, work, job)
                     running[future] = job
                     future.add_done_callback(done.put)
             if not running:
@@ -55,9 +65,10 @@ def run_all(
             future = done.get()
             yield running.pop(future), future.result()
     except BrokenProcessPool as error:
+        how = pool.death() if isinstance(pool, Workers) else ""
         raise WorkerError(
-            "a worker process died (killed by the system, often for want of memory); the shards "
-            "sealed so far are kept: build again, or set compute.workers lower"
+            f"a worker process died ({how or 'killed by the system, often for want of memory'}); the "
+            "shards sealed so far are kept: build again, or set compute.workers lower"
         ) from error
     finally:
         # A process pool drops them itself: before Python 3.12 its thread fails on one that is cancelled.

@@ -6,8 +6,9 @@ own shard is packed anew; a source that changes meanwhile is scanned again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,8 @@ from wds_pipeline.dataset import seal, settle
 from wds_pipeline.dataset.plan import Plan, ShardPlan, check_policies
 from wds_pipeline.dataset.scan import Listing
 from wds_pipeline.dataset.settle import Rejections
-from wds_pipeline.dataset.shard_report import ShardReport
-from wds_pipeline.errors import VerificationError
+from wds_pipeline.dataset.shard_report import ShardReport, load_report
+from wds_pipeline.errors import DataError, VerificationError
 
 if TYPE_CHECKING:
     from wds_pipeline.dataset.build import Build
@@ -55,11 +56,13 @@ def settle_draft(work: Build, draft: Draft, pool: Executor) -> Draft:
     while True:
         if work.on_candidate is not None:
             work.on_candidate(draft.plan, None)
-        check_policies(draft.plan, work.config)
+        with forgetting(work, draft):
+            check_policies(draft.plan, work.config)
         missing = work.unsealed(draft.plan)
         found = known_unusable(work, draft.plan, missing)
         if found:
-            draft = _without(work, draft, found)
+            with forgetting(work, draft):
+                draft = _without(work, draft, found)
             continue
         packed = work.pack(draft.plan, missing, pool) if missing else []
         done = frozenset(each.seal.name for each in packed if each.seal is not None)
@@ -70,7 +73,8 @@ def settle_draft(work: Build, draft: Draft, pool: Executor) -> Draft:
         )
         failed = settle.reject_failed(draft.plan, packed)
         if failed:  # the shards without them are sealed already
-            draft = _without(work, draft, failed)
+            with forgetting(work, draft):
+                draft = _without(work, draft, failed)
             continue
         changed = [each for each in packed if each.seal is None]
         if changed and scans < _SCANS:
@@ -131,6 +135,24 @@ def known_unusable(work: Build, plan: Plan, missing: Sequence[ShardPlan]) -> Rej
     reports = settle.load_reports(work.destination, shards).values()
     sound = [report for report in reports if report is not None and report.passed]
     return settle.reject_content(plan, work.config, sound)
+
+
+@contextmanager
+def forgetting(work: Build, draft: Draft) -> Iterator[None]:
+    """Forgets which samples the transforms reject when too many of them do: often it is a program or a device
+    that is not there, and the next build must try them again."""
+    try:
+        yield
+    except DataError:
+        names = draft.superseded.union(shard.name for shard in draft.plan.shards)
+        there = set(work.destination.list_names(seal.FOLDER)) if draft.plan.steps else set()
+        for name in names:
+            if name + seal.REPORT not in there or name + seal.SEAL in there:
+                continue
+            report = load_report(work.destination, name)
+            if report is not None and "transform_failed" in report.members["problem"].to_pylist():
+                work.destination.delete(seal.path(name, seal.REPORT))
+        raise
 
 
 def _verified(work: Build, draft: Draft, pool: Executor) -> tuple[Draft, bool]:

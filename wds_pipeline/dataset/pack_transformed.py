@@ -1,8 +1,8 @@
 """Recipe with transforms → sealed shard: input samples are read ahead, changed, and written as they come.
 
-A sample that a transform cannot use does not cost the others their work: the shard is sealed without it, under
-the name that it has in the plan without that sample. A report under the planned name says why, so that the next
-build knows it, should this one be killed.
+A sample that a transform cannot use does not cost the others their work: the shard is sealed without it,
+under the name that it has in the plan without that sample. A report under the planned name says why, so that
+the next build knows it, should this one be killed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wds_pipeline.dataset.digests import DIGESTS, Digest, check_published
 from wds_pipeline.dataset.plan import Recipe
 from wds_pipeline.dataset.seal import Seal
 from wds_pipeline.dataset.shard_report import Rules, ShardReport
-from wds_pipeline.errors import DataError, VerificationError
+from wds_pipeline.errors import DataError, DestinationError, VerificationError
 from wds_pipeline.storage import Read, Reads, Storage, Writer
 from wds_pipeline.transforms.api import Sample
 from wds_pipeline.transforms.chain import KEY, Chain
@@ -49,6 +49,8 @@ def pack_transformed(
                     f"{destination.place.dataset}: {recipe.name}: the transforms gave the key "
                     f"{sample[KEY]!r} twice; expected each once: let it go on behind the input's key"
                 )
+        if chain.rejected:
+            writer.check(chain)
         writer.end()
         found = f"{kind}:{writer.digest.hexdigest()}"
         if published and chain.rejected:
@@ -63,7 +65,7 @@ def pack_transformed(
         name = recipe.without(chain.rejected)
         _tell(recipe, chain.rejected, destination)
         if len(chain.rejected) < recipe.samples:
-            destination.link(seal.path(name, seal.TAR), where)
+            _rename(destination, where, seal.path(name, seal.TAR), writer.position)
         destination.delete(where)
         if len(chain.rejected) >= recipe.samples:
             return None, chain.rejected
@@ -71,6 +73,8 @@ def pack_transformed(
         destination.delete(seal.path(name, seal.REPORT))
     index = pa.table(writer.columns, schema=seal.MEMBER_INDEX)
     destination.put(seal.path(name, seal.MEMBERS), seal.parquet_bytes(index))
+    if chain.inputs < recipe.samples:  # a stream did not want more
+        chain.left_out["not read by a transform of shards"] += recipe.samples - chain.inputs
     sealed = Seal(
         name=name,
         split=recipe.split,
@@ -85,6 +89,16 @@ def pack_transformed(
     )
     destination.put(seal.path(name, seal.SEAL), seal.dump_seal(sealed))
     return sealed, chain.rejected
+
+
+def _rename(destination: Storage, where: str, target: str, size: int) -> None:
+    try:
+        destination.link(target, where)
+    except DestinationError:
+        # Another build may be at the same shard, and have renamed it a moment ago.
+        there = destination.stat(target)
+        if destination.stat(where) is not None or there is None or there.size != size:
+            raise
 
 
 def _tell(recipe: Recipe, rejected: dict[str, str], destination: Storage) -> None:
@@ -194,6 +208,11 @@ class SampleWriter:
             self._put(data)
             self._put(bytes(tar.padding(len(data))))
         return True
+
+    def check(self, chain: Chain) -> None:
+        """Raises DataError if a sample was made of one that the chain rejected."""
+        for key in self._keys:
+            chain.check_used(key)
 
     def end(self) -> None:
         """Writes the archive's end."""

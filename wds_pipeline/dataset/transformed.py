@@ -18,14 +18,17 @@ def transformed(found: Samples, steps: Sequence[Step]) -> Samples:
     """The samples with the digests that they have when these transforms are run on them.
 
     A transform of some fields is known not to touch a sample without them, as long as none before it may have
-    made such a field.
+    made such a field. A transform of whole shards decides over all their samples, and makes others, of which
+    those behind it may concern any.
     """
     count = len(found)
     touched = np.zeros(count, bool)
     which = np.zeros(count, np.uint64)  # a bit a step; there are never 64
+    whole = False
     for number, step in enumerate(steps):
-        concerned = _by_key(found, step)
-        if step.fields is not None:
+        whole |= step.whole
+        concerned = np.ones(count, bool) if whole else _by_key(found, step)
+        if step.fields is not None and not whole:
             concerned &= touched | _with_any(found, step.fields)
         touched |= concerned
         which |= concerned.astype(np.uint64) << np.uint64(number)

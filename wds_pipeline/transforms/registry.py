@@ -6,24 +6,23 @@ the file declares, and, for a module of the user's, its code. A comment or a doc
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 from fsspec.utils import glob_translate
 
 from wds_pipeline.config_transforms import TransformConfig
 from wds_pipeline.config_values import did_you_mean
-from wds_pipeline.errors import ConfigError
+from wds_pipeline.errors import ConfigError, Ended
+from wds_pipeline.transforms.code import code_digest, file_of, modules_of
 
 BUILT_IN: dict[str, str] = {
     "resize": "wds_pipeline.transforms.resize:Resize",
@@ -46,6 +45,8 @@ BUILT_IN: dict[str, str] = {
     "tokenize": "wds_pipeline.tokens.tokenize:Tokenize",
 }
 """Name → `module:attribute`. A module is imported when it is asked for."""
+_MOST = 64  # transforms of a dataset: `transformed` has a bit for each
+_loaded: dict[str, str] = {}  # of a user's targets, the code that this process imported
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Step:
     """One transform of a dataset, ready to be made: small, and the same in every worker.
 
     `where` is how messages name it. `fields`: only samples with one of these are concerned; None: all.
+    `whole` says that it goes over shards. `code` is the digest of a user's code.
     """
 
     where: str
@@ -61,6 +63,8 @@ class Step:
     digest: str
     keys: str | None = None
     fields: tuple[str, ...] | None = None
+    whole: bool = False
+    code: str = ""
 
     @property
     def name(self) -> str:
@@ -79,19 +83,37 @@ class Step:
         return self._pattern is None or self._pattern.match(key) is not None
 
     def make(self) -> Any:
-        """What is called with samples, or has `stream`. Raises ConfigError."""
-        found = _load(self.target, self.where)
+        """What is called with samples, or has `stream`.
+
+        Raises ConfigError, also when a user's code is not here what it was when the build began.
+        """
+        if self.code and _loaded.get(self.target) != self.code:
+            here = _code(self.target)
+            if here and here != self.code:
+                module = self.target.partition(":")[0]
+                raise ConfigError(
+                    f"{self.where}: {file_of(module)} is not what it was when this build began: it was "
+                    "edited, or this worker has another copy; build again, with the same files everywhere"
+                )
+        found = _load(self.target, self.where, self.code)
         if not inspect.isclass(found):
             return partial(found, **self.parameters)
         try:
             return found(**self.parameters)
-        except (TypeError, ValueError, KeyError, ConfigError, OSError) as error:
+        except (KeyboardInterrupt, Ended):
+            raise
+        except BaseException as error:
             raise ConfigError(f"{self.where}: {_told(error)}") from error
 
 
 def load(transforms: Sequence[TransformConfig], dataset: str) -> tuple[Step, ...]:
     """The steps of a dataset. Raises ConfigError, naming the transform, for one that is not there or that
     its parameters do not fit."""
+    if len(transforms) > _MOST:
+        raise ConfigError(
+            f"{dataset}: transforms: found {len(transforms)}; expected {_MOST} at most: let a function of "
+            "yours call some of them"
+        )
     return tuple(_step(each, f"{dataset}: transforms[{i}]") for i, each in enumerate(transforms))
 
 
@@ -104,9 +126,10 @@ def declared(config: TransformConfig) -> str:
     if config.name in BUILT_IN:
         code = str(getattr(_load(target, config.name), "VERSION", ""))
     else:
-        code = _code(target, config.name)
-    parts = [target, config.parameters, config.version, config.keys, code]
-    text = json.dumps(parts, sort_keys=True, default=str)
+        code = _code(target)
+        if not code:
+            raise _no_file(target, config.name)
+    text = json.dumps([target, _written(config.parameters), config.version, config.keys, code])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -119,33 +142,45 @@ def _step(config: TransformConfig, where: str) -> Step:
             f"{where}: there is no such transform; expected one of {', '.join(known)}, or "
             f"package.module:function{did_you_mean(config.name, known)}"
         )
-    found = _load(target, where)
-    _check_parameters(found, config.parameters, where)
     ours = config.name in BUILT_IN
+    code = "" if ours else _code(target)
+    found = _load(target, where, code)
+    if not ours and not code:
+        raise _no_file(target, where)
+    _check_parameters(found, config.parameters, where)
     narrowed = config.parameters.get(getattr(found, "NARROWED_BY", ""))
     step = Step(
         where=where,
         target=target,
         parameters=config.parameters,
-        digest=_digest(config, target, found, "" if ours else _code(target, where), where),
+        digest=_digest(config, target, found, code, where),
         keys=config.keys,
         fields=tuple(narrowed) if isinstance(narrowed, list | tuple | dict) else None,
+        whole=hasattr(found, "stream"),
+        code=code,
     )
     if ours and inspect.isclass(found):
         step.make()  # what is wrong with its parameters shows now, not in a worker
     return step
 
 
-def _load(target: str, where: str) -> Callable[..., Any]:
+def _load(target: str, where: str, code: str = "") -> Callable[..., Any]:
+    """What a target names. A module that this process imported before its code became `code` is read anew."""
     module_name, _, name = target.partition(":")
     try:
+        if _loaded.get(target, code) != code:
+            for each in reversed(modules_of(target)):
+                if each in sys.modules:
+                    importlib.reload(sys.modules[each])
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(
             f"{where}: {error}; install the package for this Python, put its folder on PYTHONPATH, or "
             "correct the name"
         ) from error
-    except Exception as error:
+    except (KeyboardInterrupt, Ended):
+        raise
+    except BaseException as error:  # a program without a guard ends here
         raise ConfigError(
             f"{where}: importing {module_name} failed: {_told(error)}; mend the module"
         ) from error
@@ -156,6 +191,14 @@ def _load(target: str, where: str) -> Callable[..., Any]:
             f"{where}: found {what} in {module_name}; expected a function of a sample, or a class"
             f"{did_you_mean(name, vars(module))}"
         )
+    called = any("__call__" in vars(each) for each in getattr(found, "__mro__", ()))
+    if inspect.isclass(found) and not called and not hasattr(found, "stream"):
+        raise ConfigError(
+            f"{where}: found a class without __call__ or stream; expected one whose instances are called "
+            "with a sample"
+        )
+    if code:
+        _loaded[target] = code
     return found  # type: ignore[no-any-return]
 
 
@@ -176,7 +219,7 @@ def _check_parameters(found: Callable[..., Any], given: Mapping[str, Any], where
         for name in given:
             if name not in named:
                 raise ConfigError(
-                    f"{where}: unknown parameter {name!r}; expected of "
+                    f"{where}: unknown parameter {name!r}; it takes "
                     f"{', '.join(named) or 'none'}{did_you_mean(name, named)}"
                 )
     for each in parameters:
@@ -189,14 +232,14 @@ def _digest(
 ) -> str:
     parts = [
         target,
-        config.parameters,
+        _written(config.parameters),
         config.version,
         str(getattr(found, "VERSION", "")),
         code,
         config.keys,
         _identity(found, config.parameters, where),
     ]
-    text = json.dumps(parts, sort_keys=True, default=str)
+    text = json.dumps(parts)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -207,36 +250,31 @@ def _identity(found: Callable[..., Any], parameters: Mapping[str, Any], where: s
         return ""
     try:
         return str(tell(**parameters))
-    except (TypeError, ValueError, KeyError, ConfigError, OSError) as error:
+    except Exception as error:
         raise ConfigError(f"{where}: {_told(error)}") from error
 
 
-def _code(target: str, where: str) -> str:
-    """A digest of a module's code as Python reads it, without docstrings; of one that has no source, of its
-    file."""
-    module_name = target.partition(":")[0]
-    spec = importlib.util.find_spec(module_name)
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise ConfigError(
-            f"{where}: {module_name} has no file, so a change of its code would not be seen; put the "
-            "function into a module of a package"
-        )
-    data = Path(spec.origin).read_bytes()
-    if spec.origin.endswith(".py"):
-        tree = ast.parse(data)
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and _is_docstring(body[0]):
-                del body[0]
-        data = ast.dump(tree).encode()
-    return hashlib.sha256(data).hexdigest()
+def _written(value: Any) -> str:
+    """A parameter as text that tells what YAML tells apart: a date is not the text of one."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(sorted(f'{_written(k)}: {_written(v)}' for k, v in value.items()))}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_written, value))}]"
+    if isinstance(value, set | frozenset):
+        return f"set {sorted(map(_written, value))}"
+    return repr(value)
 
 
-def _is_docstring(node: ast.stmt) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
+def _code(target: str) -> str:
+    """A digest of the code that a user's transform is made of; "" if there is none to read."""
+    modules = modules_of(target)
+    return code_digest(modules) if modules else ""
+
+
+def _no_file(target: str, where: str) -> ConfigError:
+    return ConfigError(
+        f"{where}: {target.partition(':')[0]} has no file, so a change of its code would not be seen; put "
+        "the function into a module of a package"
     )
 
 

@@ -225,7 +225,7 @@ def test_a_transform_of_some_keys_touches_no_other_shard(own: Project) -> None:
         (["no_such_module:x"], "No module named 'no_such_module'; install the package"),
         ([f"{HERE}:uper"], "found nothing of that name in .*; did you mean 'upper'"),
         ([f"{HERE}:not_a_function"], "found no function or class"),
-        ([{MIXED: {"lgo": 1}}], "unknown parameter 'lgo'; expected of log; did you mean 'log'"),
+        ([{MIXED: {"lgo": 1}}], "unknown parameter 'lgo'; it takes log; did you mean 'log'"),
         ([{f"{HERE}:gives": {}}], "the parameter 'what' is required"),
         ([f"{HERE}:upper", {MIXED: {"x": 1}}], r"transforms\[1\]: .*mixed: unknown parameter"),
     ],

@@ -118,7 +118,7 @@ OTHERS: dict[str, tuple[Row, int, str]] = {
     "gone from the source": ((GONE, "a.tar", 0, None), 5, "the source has it no more"),
     "another content": ((0, "a.tar", 1, None), 5, "a.tar: its content is not what was scanned"),
     "behind the end": ((0, "a.tar", 59_998, None), 5, "a.tar: found 60,000 bytes"),
-    "no such file": ((0, "x.tar", 0, None), 5, "x.tar is gone"),
+    "no such file": ((0, "x.tar", 0, None), 5, "/x.tar is gone"),
     "other bytes": ((-1, None, None, b"other"), 5, "its content is not what was scanned"),
     "fewer bytes": ((-1, None, None, b"few"), 5, "found 3 bytes; 5 were scanned"),
 }

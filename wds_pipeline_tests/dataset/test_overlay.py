@@ -371,8 +371,13 @@ def test_a_base_by_its_name(base: Project, tmp_path: Path) -> None:
         ConfigError, match=r"overlay.base: 'smal': no such dataset; did you mean 'small'"
     ):
         load_configs(folder)
-    with pytest.raises(ConfigError, match=r"overlay.base: 'smal': no such dataset"):
+    with pytest.raises(ConfigError, match=r"overlay.base: 'smal': no such dataset") as caught:
         build(load_config(folder / "over.yaml"))
+    assert str(caught.value).count(str(folder / "over.yaml")) == 1
+    write("over", "source: {dataset: smal}")
+    with pytest.raises(ConfigError, match=r"source.dataset: 'smal': no such dataset") as caught:
+        build(load_config(folder / "over.yaml"))
+    assert str(caught.value).count(str(folder / "over.yaml")) == 1
     write("over", "source: {url: ../new}", "overlay: {base: over}")
     with pytest.raises(ConfigError, match="made of each other: over → over"):
         load_configs(folder)

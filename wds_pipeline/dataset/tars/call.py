@@ -53,7 +53,7 @@ def map_over(step: Step, on_error: str) -> Callable[[Iterator[Sample]], Iterator
         )
 
     def made(samples: Iterator[Sample]) -> Iterator[Made]:
-        chain = Chain([step], _SHARD)
+        chain = Chain([step], _SHARD, of_dataset=False)
         where = [""]
 
         def given() -> Iterator[dict[str, Any]]:

@@ -143,8 +143,10 @@ def test_fields(three: Path) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="not there"):
+    with pytest.raises(SourceError, match=r": source\.shards: .*not there"):
         of_tars(tmp_path, str(tmp_path / "no.tar")).build()
+    with pytest.raises(SourceError, match=r": source\.shards: .*no file has such a name"):
+        of_tars(tmp_path, str(tmp_path / "no-*.tar")).build()
 
 
 def test_one_key_in_two_tars_is_in_the_quarantine(three: Path) -> None:
