@@ -16,6 +16,7 @@ import xxhash
 from pydantic import ByteSize, Field, PrivateAttr, field_validator, model_validator
 
 from wds_pipeline.config_automation import FreshnessConfig, Schedule, SensorConfig
+from wds_pipeline.config_combine import CombineConfig as CombineConfig
 from wds_pipeline.config_compute import ComputeConfig as ComputeConfig
 from wds_pipeline.config_overlay import OverlayConfig as OverlayConfig
 from wds_pipeline.config_source import DatasetSource
@@ -45,7 +46,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,49}")  # Dagster takes tags of 63 characte
 _OWNER = re.compile(r"team:\w+|[\w.%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", re.ASCII)
 _NOT_OF_THE_CONTENT: Any = {
     **dict.fromkeys(("description", "destination", "compute", "retention", "schedule"), True),
-    **dict.fromkeys(("sensor", "freshness", "owners", "on_failure", "exports"), True),
+    **dict.fromkeys(("sensor", "freshness", "owners", "on_failure", "exports", "combine"), True),
     "source": {
         "storage": True,
         **{kind: {"storage"} for kind in ("dataset", "shards", "table", "recipe")},
@@ -234,6 +235,9 @@ class DatasetConfig(Model):
     exports: list[ExportName] = []
     """What each version has for other tools, beside its manifest: `wids`, `energon`, `dali`,
     `streaming_wds`, `open_clip`, `huggingface`, `croissant`, `urls`, `sample_table`."""
+    combine: CombineConfig | None = None
+    """Of a token dataset: how `<name>_combine` and `wds-pipeline combine` make one memory-mapped folder of
+    it."""
     schedule: Schedule | None = None
     """When Dagster builds, verifies and tidies up by itself; a bare cron expression is `build`, in UTC."""
     sensor: SensorConfig | None = None
@@ -320,6 +324,12 @@ class DatasetConfig(Model):
     def resolve(self, url: str) -> str:
         """A URL or path of the configuration, made absolute from the YAML file's folder."""
         return absolute(url, self._file.parent if self._file else "")
+
+    @property
+    def combine_folder(self) -> Path | None:
+        """The folder that `combine.url` names, if it does."""
+        url = self.combine.url if self.combine else ""
+        return Path(self.resolve(url)) if url else None
 
     @property
     def source_url(self) -> str:

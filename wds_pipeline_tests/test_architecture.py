@@ -27,6 +27,7 @@ FLOORS = {
     "config_source": 0,
     "config_split": 0,
     "config_transforms": 0,
+    "config_combine": 0,
     "config_compute": 0,
     "config_overlay": 0,
     "config": 1,

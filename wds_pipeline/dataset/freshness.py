@@ -2,7 +2,8 @@
 
 A file that was written after the version was published has been waiting since then. Of one that came
 with an older time (copied with its times, moved) or went, nothing says when; but its inode or its folder
-was last changed at a time that is known, and it has been waiting at least since then.
+was last changed at a time that is known, and it has been waiting at least since then. What another dataset
+published has been waiting since its version was.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wds_pipeline.dataset import naming, version
+from wds_pipeline.dataset import naming, upstream, version
 from wds_pipeline.dataset.build import Build
 from wds_pipeline.dataset.scan import Listing
 from wds_pipeline.dataset.version import Manifest
@@ -72,6 +73,8 @@ def look(work: Build, listing: Listing, now: datetime | None = None) -> Freshnes
         _written(work, fresh, newest),
         _gone(work, deleted["path"].to_pylist()[:_LOOKED_AT], newest),
     ]
+    if work.source.storage is None and (fresh.num_rows or deleted.num_rows):
+        times += [each.since for each in upstream.news(work.config, newest)]
     oldest = min((each for each in times if each is not None), default=None)
     return Freshness(
         newest.version,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.config_source import DatasetSource
 from wds_pipeline.dataset import version
+from wds_pipeline.dataset.listing import Listing
 from wds_pipeline.dataset.manifest import Manifest
 from wds_pipeline.dataset.wording import listed_changes
 from wds_pipeline.storage import Storage, open_storage
@@ -46,18 +47,17 @@ class News:
         return datetime.fromisoformat(self.versions[0].created)
 
 
-def news(config: DatasetConfig, made_of: Mapping[str, Any]) -> list[News]:
-    """What there is since the version that was made of `made_of` (as its manifest says); of a dataset that is
-    pinned to a version there is never any.
+def news(config: DatasetConfig, newest: Manifest) -> list[News]:
+    """What there is since a version was made; of a dataset that is pinned to a version there is never any.
 
     Raises DestinationError, SourceError, VersionError.
     """
-    taken = {each["url"]: int(each["version"]) for each in taken_in(made_of)}
+    taken = list(taken_in(origin(newest)))
     found: dict[str, News] = {}
     for source in config.upstream:
         if source.version == "latest":
             storage = open_storage(config.upstream_place(source))
-            before = taken.get(storage.url, 0)
+            before = _taken(taken, storage.url, source.name)
             versions = _newer(storage, before, source)
             if versions:
                 name = source.name or versions[-1].dataset
@@ -106,9 +106,22 @@ def _digests(manifest: Manifest, source: DatasetSource) -> dict[str, str]:
     }
 
 
+def _taken(taken: Iterable[Mapping[str, Any]], url: str, name: str) -> int:
+    for each in taken:
+        if url == each.get("url") or (name and name == each["dataset"]):
+            return int(each["version"])
+    return 0
+
+
+def origin(found: Listing | Manifest) -> dict[str, Any]:
+    """What a listing or a version is made of, and laid over."""
+    return {"source": found.made_of, "overlay": found.overlay}
+
+
 def taken_in(made_of: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The versions of other datasets that a `made_of` speaks of: `dataset`, `url`, `version` of each."""
-    if {"dataset", "url", "version"} <= made_of.keys():
+    """The versions of other datasets that a `made_of` speaks of: `dataset` and `version` of each, and, of a
+    source, `url`."""
+    if {"dataset", "version"} <= made_of.keys():
         yield made_of
     else:
         for part in made_of.values():

@@ -22,6 +22,7 @@ from wds_pipeline.dataset import (
     seal,
     settle,
     shard_report,
+    upstream,
     verify,
 )
 from wds_pipeline.dataset import plan as plan_module
@@ -30,12 +31,20 @@ from wds_pipeline.dataset.rebuild import Rebuilt
 from wds_pipeline.dataset.seal import Seal
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.dataset.wording import counted
-from wds_pipeline.defs import catalogue, checks, keys, metadata
+from wds_pipeline.defs import catalogue, checks, keys, lineage, metadata, transforms
 from wds_pipeline.defs.session import Options, Session
 from wds_pipeline.errors import VerificationError
 
 _PRESENT = Options()
 _BY_SHARD = (keys.SHARDS, keys.SHARD_INDEX, keys.SHARD_REPORT)
+_KINDS = {
+    "url": "file",
+    "dataset": "webdataset",
+    "shards": "tar",
+    "table": "table",
+    "recipe": "text",
+    "merge": "webdataset",
+}
 Context = dg.AssetExecutionContext
 
 
@@ -72,8 +81,9 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=key[keys.SOURCE_FILES],
-        kinds={"file"},
-        description=f"The files of the source, `{config.shown_url('source')}`: paths, sizes, fingerprints. "
+        deps=lineage.source_deps(config),
+        kinds={_KINDS[config.source.kind]},
+        description=f"The files of the source, {_source(config)}: paths, sizes, fingerprints. "
         "Listed, not read.",
         metadata=metadata.of_definition(config, scan, metadata.column_schema(scan.LISTING)),
         **common,
@@ -112,12 +122,12 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=key[keys.SHARDS],
-        deps=[key[keys.SHARD_PLAN]],
-        kinds={"tar"},
-        code_version=RECIPE_FORMAT,
+        deps=[key[keys.SHARD_PLAN], *lineage.shard_deps(config)],
+        kinds=transforms.kinds(config, "tar"),
+        code_version=transforms.code_version(config),
         description="The tars, one partition for each slot. Materializing a partition packs its "
         "shard anew from the source, as the present plan says, and reads it back: the same recipe "
-        "gives the same bytes.",
+        f"gives the same bytes.{transforms.sentence(config)}",
         metadata=metadata.of_definition(config, rebuild, metadata.sample_schema(config)),
         **by_shard,
     )
@@ -128,7 +138,7 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
             plan = _present_plan(session)
             done = rebuild.rebuild(session.build, plan, context.partition_keys, session.pool)
             storage = session.build.destination
-            made = _made(done, session.build.newest())
+            made = _made(done, session.build.newest(), plan)
             failed = {each.partition: each.problem for each in done if each.problem}
             in_this_run = context.op_execution_context.job_def.asset_layer.selected_asset_keys
             others = [
@@ -139,7 +149,9 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
             # All three, for the steps behind one that fails are not run.
             _refuse(session, context, made, failed, _BY_SHARD)
         for each in made:
-            found = metadata.of_shard(storage, each.seal, each.cause, each.report)
+            found = metadata.of_shard(
+                storage, each.seal, each.cause, each.report, rejected=each.rejected
+            )
             context.add_asset_metadata(found, partition_key=each.partition)
         yield dg.MaterializeResult(data_version=_data_version(each.seal for each in made))
         # What was written and read back in the same pass; a step of its own will do it for the rest.
@@ -247,6 +259,19 @@ def build_assets(config: DatasetConfig) -> list[dg.AssetsDefinition]:
     return [source_files, shard_plan, shards, shard_index, shard_report_, published_version]
 
 
+def _source(config: DatasetConfig) -> str:
+    """What the source is, in words."""
+    shown = f"`{config.shown_url('source')}`"
+    return {
+        "url": shown,
+        "dataset": f"{shown}, a published version of another dataset",
+        "shards": f"{shown}, tars that others made",
+        "table": f"{shown}, a table",
+        "recipe": f"{shown}, a list of members",
+        "merge": f"{shown}, merged",
+    }[config.source.kind]
+
+
 def _present_plan(session: Session) -> Plan:
     plan = session.draft(_PRESENT).plan
     check_policies(plan, session.config)
@@ -274,13 +299,15 @@ def _refuse(
     take them for failed too. Raises VerificationError."""
     if failed:
         config, storage = session.config, session.build.destination
-        catalogue.log_shards(context.op_execution_context, config, storage, made, assets)
+        made_of = upstream.origin(session.listing)
+        catalogue.log_shards(context.op_execution_context, config, storage, made, assets, made_of)
         raise VerificationError(_failure(config, failed, len(made)))
 
 
-def _made(done: Sequence[Rebuilt], newest: Manifest | None) -> list[catalogue.Made]:
+def _made(done: Sequence[Rebuilt], newest: Manifest | None, plan: Plan) -> list[catalogue.Made]:
     """The shards that are whole again, and why."""
     entries = {shard.name: shard for shard in newest.shards} if newest else {}
+    rejected = catalogue.rejected_in(plan.quarantine)
     made = []
     for each in done:
         if each.seal is not None:
@@ -288,7 +315,8 @@ def _made(done: Sequence[Rebuilt], newest: Manifest | None) -> list[catalogue.Ma
             if each.as_published:
                 entry = entries[each.seal.name]
                 cause = f"repair: the bytes of version {entry.since} ({entry.cause})"
-            made.append(catalogue.Made(each.seal, cause, each.report))
+            count = rejected[each.partition]
+            made.append(catalogue.Made(each.seal, cause, each.report, count))
     return made
 
 
@@ -313,7 +341,8 @@ def _data_version(seals: Iterable[Seal]) -> dg.DataVersion:
 
 
 def _check_index(session: Session, plan: Plan, shard: ShardPlan) -> Seal | str:
-    """The seal of a shard whose member index is that of the plan; else what is wrong with it."""
+    """The seal of a shard whose member index is that of the plan, or, where only its transforms know what is
+    in it, of the seal; else what is wrong with it."""
     storage = session.build.destination
     sealed = seal.read_seal(storage, shard.name)
     try:
@@ -322,6 +351,10 @@ def _check_index(session: Session, plan: Plan, shard: ShardPlan) -> Seal | str:
         sealed = None
     if sealed is None:
         return "its shard is not packed as the present plan says"
+    if plan.steps:
+        if index.num_rows != sealed.members:
+            return f"its member index has {index.num_rows:,} members, its seal {sealed.members:,}"
+        return sealed
     sizes = plan.recipe(shard).members["size"].cast(pa.int64())
     if not index["size"].combine_chunks().equals(sizes.combine_chunks()):
         return f"its member index has {index.num_rows:,} members, and not those of the plan"

@@ -28,9 +28,9 @@ class Subject:
     """What is checked: `about` names it in sentences; `version` is 0 for what is not published.
 
     The tables are those of the version (schemas `ledger.LEDGER`, `ledger.QUARANTINE`,
-    `naming.INVENTORY`); `splits` has how many samples of the source each split has by its shards. `picture` gives
-    the thumbnail of a sample by its shard and key. `read_back` says that the report is of reading
-    everything now, `damaged` which shards that found damaged.
+    `naming.INVENTORY`); `splits` has how many samples of the source each split has by its shards.
+    `picture` gives the thumbnail of a sample by its shard and key. `read_back` says that the report is of
+    reading everything now, `damaged` which shards that found damaged.
     """
 
     config: DatasetConfig

@@ -6,24 +6,29 @@ are run one after the other, each with all the workers.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import dagster as dg
 
 from wds_pipeline.compute import prepare
 from wds_pipeline.config import DatasetConfig
-from wds_pipeline.dataset import seal, settle
+from wds_pipeline.dataset import seal, settle, upstream
 from wds_pipeline.dataset.build import BuildResult
+from wds_pipeline.dataset.listing import LateListing
+from wds_pipeline.dataset.pack import Packed
 from wds_pipeline.dataset.plan import ShardPlan, check_policies
-from wds_pipeline.dataset.wording import counted, human_bytes
-from wds_pipeline.defs import catalogue, checks, compute, console, keys
+from wds_pipeline.dataset.wording import clip, counted, human_bytes
+from wds_pipeline.defs import catalogue, checks, compute, console, keys, metadata
 from wds_pipeline.defs.session import Options, Session, session_resources
 from wds_pipeline.defs.summary import print_summary
 
 _BATCHES = 64
 _LARGEST_BATCH = 256
+_SHOWN = 10  # rejected samples in a batch's warning
 _SHARDS_A_WORKER = 16  # in a batch, or the workers would often wait for the last of them
 
 _OPTIONS = {
@@ -45,11 +50,14 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class Batch:
-    """Shards of the plan by name: those to pack, then those that were. `logged` are in the catalogue."""
+    """Shards of the plan by name: those to pack, then those that were, and are to be verified. `logged`
+    are in the catalogue; `reduced` were packed under another name than the plan's, without samples that a
+    transform could not use."""
 
     options: Options
     names: tuple[str, ...]
     logged: tuple[str, ...] = ()
+    reduced: tuple[str, ...] = ()
 
 
 def batches(shards: Sequence[ShardPlan], workers: int) -> Iterator[Sequence[ShardPlan]]:
@@ -70,8 +78,14 @@ def scan(context: dg.OpExecutionContext) -> str:
     """Lists the source's files; reads none of them."""
     session = _session(context)
     with session.step(context):
+        steps = session.build.steps  # what is wrong with them is told before the work
         session.build.open_destination()
         listing = session.listing
+    if steps:
+        context.log.info(f"transforms: {', '.join(step.name for step in steps)}")
+    if isinstance(listing, LateListing):  # its files are looked at if there is anything new
+        context.log.info(f"{session.config.name} is made of {session.build.source.url}")
+        return listing.digest
     skipped = "".join(f", {count:,} {reason}" for reason, count in listing.skipped.items())
     context.log.info(
         f"{counted(listing.files.num_rows, 'file')}, {human_bytes(listing.bytes)}"
@@ -99,7 +113,7 @@ def plan(
     with session.step(context), checks.watching(context, session) as watch:
         newest = build.newest_if_current(session.listing) if options == Options() else None
         if newest is not None:
-            if not catalogue.knows_a_plan(context.instance, config.name):
+            if not catalogue.knows_a_plan(context.instance, config):
                 plan_of_it = session.draft(options).plan
                 catalogue.log_plan(context, config, session.listing, plan_of_it)
             catalogue.log_version(context, config, build.destination, newest)
@@ -138,16 +152,53 @@ def pack(context: dg.OpExecutionContext, batch: Batch) -> Batch:
         draft = session.draft(batch.options)
         shards = session.shards(batch.options, batch.names)
         results = session.build.pack(draft.plan, shards, session.pool)
-    sealed = [each for each in results if each.seal is not None]
-    size = sum(each.seal.bytes for each in sealed if each.seal)
-    context.log.info(f"{counted(len(sealed), 'shard')} packed, {human_bytes(size)}")
-    for each in results:
-        for path, reason in each.changed:
+    _tell(context, results)
+    # One whose transforms failed with some samples is sealed without them, as the plan without them will call
+    # it: `publish` makes that plan, and verifies it.
+    sealed = [(each.name, each.seal.name) for each in results if each.seal is not None]
+    return replace(
+        batch,
+        names=tuple(name for name, real in sealed if name == real),
+        reduced=tuple(real for name, real in sealed if name != real),
+    )
+
+
+def _tell(context: dg.OpExecutionContext, results: Sequence[Packed]) -> None:
+    """What came of a batch, in the run's log and on the step's output."""
+    seals = [each.seal for each in results if each.seal is not None]
+    size = sum(each.bytes for each in seals)
+    said = f"{counted(len(seals), 'shard')} packed, {human_bytes(size)}"
+    rejected = {key: reason for each in results for key, reason in each.rejected.items()}
+    if rejected or any(each.inputs is not None for each in seals):
+        samples = sum(each.samples for each in seals)
+        inputs = sum(each.inputs or 0 for each in seals)
+        left_out: Counter[str] = Counter()
+        for each in seals:
+            left_out.update(each.left_out)
+        context.add_output_metadata(
+            {
+                "samples": samples,
+                **metadata.of_transforms(inputs, left_out, len(rejected)),
+            }
+        )
+        said += f", {counted(samples, 'sample')} of {inputs:,}"
+        said += "".join(f", {count:,} left out by {name}" for name, count in left_out.items())
+    context.log.info(said)
+    for packed in results:
+        for path, reason in packed.changed:
             context.log.warning(
-                f"{each.name}: {path}: {reason}; the source is scanned again before anything is "
+                f"{packed.name}: {path}: {reason}; the source is scanned again before anything is "
                 "published"
             )
-    return replace(batch, names=tuple(each.name for each in sealed))
+    if rejected:
+        shown = "".join(
+            f"\n  {clip(f'{key}: {why}', 300)}" for key, why in islice(rejected.items(), _SHOWN)
+        )
+        more = f"\n  … and {len(rejected) - _SHOWN:,} more" if len(rejected) > _SHOWN else ""
+        context.log.warning(
+            f"transforms cannot use {counted(len(rejected), 'sample')}, which go to the quarantine:"
+            f"{shown}{more}"
+        )
 
 
 # Before the next batch is packed: what was just written is still in the page cache.
@@ -162,12 +213,15 @@ def verify(context: dg.OpExecutionContext, batch: Batch) -> Batch:
         build.verify(draft.plan, shards, session.pool)
         reports = settle.load_reports(build.destination, shards)
         seals = seal.read_seals(build.destination, [shard.name for shard in shards])
+        rejected = catalogue.rejected_in(draft.plan.quarantine)
         made = []
         for shard in shards:
             report, sealed = reports[shard.name], seals[shard.name]
             if report and sealed and catalogue.final(config, draft.plan, report):
-                made.append(catalogue.Made(sealed, shard.cause or "repair", report))
-        catalogue.log_shards(context, config, build.destination, made)
+                count, cause = rejected[shard.partition], shard.cause or "repair"
+                made.append(catalogue.Made(sealed, cause, report, count))
+        made_of = upstream.origin(draft.listing)
+        catalogue.log_shards(context, config, build.destination, made, made_of=made_of)
     changed = len(shards) - len(made)
     context.log.info(
         f"{counted(len(shards), 'shard')} verified"
@@ -186,7 +240,7 @@ def publish(context: dg.OpExecutionContext, options: Options, done: list[Batch])
     session = _session(context)
     with session.step(context), checks.watching(context, session) as watch:
         config, build = session.config, session.build
-        packed = frozenset(name for batch in done for name in batch.names)
+        packed = frozenset(name for batch in done for name in (*batch.names, *batch.reduced))
         logged = frozenset(name for batch in done for name in batch.logged)
         draft = replace(session.draft(options), packed=packed)
         result = build.finish(draft, session.pool)
@@ -194,14 +248,16 @@ def publish(context: dg.OpExecutionContext, options: Options, done: list[Batch])
         rebuilt = {each.name for each in manifest.shards if each.since == manifest.version}
         if result.status != "published":
             rebuilt = set(packed)
+        made_of = upstream.origin(draft.listing)
         catalogue.log_version(
-            context, config, build.destination, manifest, rebuilt, logged, result.costs
+            context, config, build.destination, manifest, rebuilt, logged, result.costs, made_of
         )
         watch.done(result)
     for warning in result.warnings:
         context.log.warning(warning)
     asked = f"; asked of the stores: {result.costs}" if str(result.costs) else ""
     context.log.info(f"version {manifest.version} {result.status}{asked}")
+    context.add_output_metadata(metadata.of_origin(manifest))
     print_summary(config, build.destination, result)
     return manifest.version
 

@@ -9,8 +9,9 @@ from wds_pipeline.dataset.repair import repair, unrepaired
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.dataset.wording import counted, human_bytes
 from wds_pipeline.defs import catalogue, checks, keys
+from wds_pipeline.defs.progress import progress_lines
 from wds_pipeline.defs.session import Session
-from wds_pipeline.defs.upkeep_job import LEVEL, progress_lines, published, session_of, upkeep_job
+from wds_pipeline.defs.upkeep_job import LEVEL, published, session_of, upkeep_job
 from wds_pipeline.storage import Storage
 
 

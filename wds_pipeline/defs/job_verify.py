@@ -13,7 +13,8 @@ from wds_pipeline.dataset.shard_report import LEVELS, ShardReport
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.dataset.wording import counted, human_bytes, printable
 from wds_pipeline.defs import checks, keys, metadata
-from wds_pipeline.defs.upkeep_job import LEVEL, progress_lines, published, session_of, upkeep_job
+from wds_pipeline.defs.progress import progress_lines
+from wds_pipeline.defs.upkeep_job import LEVEL, published, session_of, upkeep_job
 from wds_pipeline.errors import VerificationError, VersionError
 from wds_pipeline.storage import Storage
 

@@ -10,6 +10,7 @@ SHARDS = "shards"
 SHARD_INDEX = "shard_index"
 SHARD_REPORT = "shard_report"
 PUBLISHED_VERSION = "published_version"
+COMBINED = "combined"  # of token datasets
 
 DATASET_TAG = "wds_pipeline/dataset"  # on runs; dagster.yaml limits by it
 # On runs that the source's sensor launched: a digest of the source and the configuration as they were,
@@ -52,6 +53,11 @@ def gc_job_name(dataset: str) -> str:
 def repack_job_name(dataset: str) -> str:
     """The name of the job that lays all shards out anew."""
     return f"{dataset}_repack"
+
+
+def combine_job_name(dataset: str) -> str:
+    """The name of the job that makes one memory-mapped folder of a token dataset."""
+    return f"{dataset}_combine"
 
 
 def schedule_name(job: str) -> str:

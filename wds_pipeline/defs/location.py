@@ -9,10 +9,11 @@ import dagster as dg
 
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.config_file import ENVIRONMENT_VARIABLE, datasets_folder
-from wds_pipeline.defs import compute, keys
+from wds_pipeline.defs import compute, keys, lineage
 from wds_pipeline.defs.alerts import Alert, build_alerts
 from wds_pipeline.defs.assets import build_assets
 from wds_pipeline.defs.checks import build_checks
+from wds_pipeline.defs.combined import combine_job, combined_asset
 from wds_pipeline.defs.job import build_job
 from wds_pipeline.defs.schedules import build_schedules
 from wds_pipeline.defs.session import session_resource
@@ -49,6 +50,7 @@ def build_defs(
     return dg.Definitions.merge(
         *parts,
         dg.Definitions(
+            assets=lineage.external_specs(datasets),
             sensors=[alerts] if alerts else [],
             executor=executor,
         ),
@@ -63,10 +65,11 @@ def _dataset(config: DatasetConfig, executor: dg.ExecutorDefinition) -> dg.Defin
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # of `backfill_policy`, since years
         assets = build_assets(config)
+        combined = combined_asset(config)
     return dg.Definitions(
-        assets=assets,
+        assets=[*assets, *([combined] if combined else [])],
         asset_checks=build_checks(config),
-        jobs=jobs,
+        jobs=[*jobs, *([combine_job(config)] if combined else [])],
         schedules=build_schedules(config, {job.name: job for job in jobs}),
         sensors=[sensor] if sensor else [],
         resources={

@@ -14,7 +14,7 @@ import pyarrow as pa
 import xxhash
 
 from wds_pipeline.config import DatasetConfig
-from wds_pipeline.dataset import reading, samples, version, view
+from wds_pipeline.dataset import reading, samples, upstream, version, view
 from wds_pipeline.dataset.costs import Costs
 from wds_pipeline.dataset.plan import Plan
 from wds_pipeline.dataset.preview import reasons
@@ -23,24 +23,28 @@ from wds_pipeline.dataset.seal import MEMBERS, REPORT, TAR, Seal, path
 from wds_pipeline.dataset.shard_report import ShardReport, Thumbnail
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.dataset.wording import clip, human_bytes, printable
+from wds_pipeline.defs import transforms
 from wds_pipeline.storage import Storage
 
 Metadata = dict[str, Any]
 
 _ROWS = 100  # of a table: the UI shows it whole
 SHEET_THUMBNAILS = 6
+CODE_VERSION = "code version"  # of the shards of a version
 _CAPTION = 48  # characters below a picture
 _SHEET_BYTES = 10_000  # of an event, which is stored twice and for ever
 
 
-def of_definition(config: DatasetConfig, code: ModuleType, columns: dg.TableSchema) -> Metadata:
+def of_definition(
+    config: DatasetConfig, code: ModuleType, columns: dg.TableSchema | None = None
+) -> Metadata:
     """What is known of an asset before it is materialized: its columns, and where it is defined."""
     references: list[Any] = []
     if config.file is not None:
         references.append(_reference(str(config.file.absolute()), config.file.name))
     references.append(_reference(str(code.__file__), f"{code.__name__.rpartition('.')[2]}.py"))
     return {
-        "dagster/column_schema": columns,
+        **({"dagster/column_schema": columns} if columns else {}),
         "dagster/code_references": dg.CodeReferencesMetadataValue(code_references=references),
     }
 
@@ -75,8 +79,11 @@ def of_listing(config: DatasetConfig, listing: Listing) -> Metadata:
         "bytes": listing.bytes,
         "digest": listing.digest,
         "dagster/row_count": listing.files.num_rows,
-        "dagster/uri": config.shown_url("source"),
     }
+    if config.source.dataset is None and config.source.merge is None:
+        found["dagster/uri"] = config.shown_url("source")
+    if taken := made_of(listing):
+        found["made of"] = taken
     if listing.skipped:
         found["skipped"] = _table(
             {
@@ -88,6 +95,14 @@ def of_listing(config: DatasetConfig, listing: Listing) -> Metadata:
             for reason, count in listing.skipped.items()
         )
     return found
+
+
+def made_of(found: Listing | Manifest) -> str:
+    """Which versions of other datasets a listing or a version is made of: `version 8 of captions`."""
+    parts = upstream.taken_in(upstream.origin(found))
+    return ", ".join(
+        dict.fromkeys(f"version {each['version']} of {each['dataset']}" for each in parts)
+    )
 
 
 def of_plan(plan: Plan) -> Metadata:
@@ -131,8 +146,11 @@ def plan_digest(plan: Plan) -> str:
     return state.hexdigest()
 
 
-def of_shard(storage: Storage, seal: Seal, cause: str, report: ShardReport | None) -> Metadata:
-    """One sealed shard, with some samples to show."""
+def of_shard(
+    storage: Storage, seal: Seal, cause: str, report: ShardReport | None, rejected: int = 0
+) -> Metadata:
+    """One sealed shard, with some samples to show; `rejected` counts those of its slot that a transform
+    could not use."""
     tar = storage.locate(path(seal.name, TAR))
     found: Metadata = {}
     if report and report.thumbnails:
@@ -142,6 +160,7 @@ def of_shard(storage: Storage, seal: Seal, cause: str, report: ShardReport | Non
         "cause": cause,
         "verification": verdict(report) if report else "not verified yet",
         "samples": seal.samples,
+        **(of_transforms(seal.inputs, seal.left_out, rejected) if seal.inputs is not None else {}),
         "members": seal.members,
         "size": human_bytes(seal.bytes),
         "bytes": seal.bytes,
@@ -150,6 +169,17 @@ def of_shard(storage: Storage, seal: Seal, cause: str, report: ShardReport | Non
         "dagster/row_count": seal.samples,
         "dagster/uri": tar,
     }
+
+
+def of_transforms(inputs: int, left_out: Mapping[str, int], rejected: int) -> Metadata:
+    """What went into transforms, and what did not come out: `inputs` are the samples of the source that
+    passed, `left_out` counts by transform those of which nothing came, `rejected` those that failed."""
+    found: Metadata = {"inputs": inputs, "left_out": sum(left_out.values()), "rejected": rejected}
+    if left_out:
+        found["left out"] = _table(
+            {"transform": name, "samples": count} for name, count in left_out.items()
+        )
+    return found
 
 
 def of_index(storage: Storage, seal: Seal) -> Metadata:
@@ -202,8 +232,9 @@ def of_version(config: DatasetConfig, storage: Storage, manifest: Manifest) -> M
     folder = version.folder(manifest.version)
     found: Metadata = {
         "version": manifest.version,
-        "verification": _version_verdict(summary),
+        "verification": _version_verdict(manifest),
         "samples": manifest.total_samples,
+        **of_origin(manifest),
         "size": human_bytes(manifest.total_bytes),
         "bytes": manifest.total_bytes,
         "shards": len(manifest.shards),
@@ -226,6 +257,7 @@ def of_version(config: DatasetConfig, storage: Storage, manifest: Manifest) -> M
         "report": dg.MetadataValue.path(storage.locate(folder + version.REPORT_HTML)),
         "manifest": dg.MetadataValue.path(storage.locate(folder + "manifest.json")),
         "how to read it": dg.MetadataValue.md(_snippet(storage, manifest, patterns)),
+        CODE_VERSION: transforms.code_version(config),
         "dagster/row_count": manifest.total_samples,
         "dagster/uri": storage.locate(folder),
     }
@@ -240,6 +272,19 @@ def of_version(config: DatasetConfig, storage: Storage, manifest: Manifest) -> M
     return found
 
 
+def of_origin(manifest: Manifest) -> Metadata:
+    """What a version is made of, where that is not just a folder of files."""
+    found: Metadata = {}
+    if taken := made_of(manifest):
+        found["made of"] = taken
+    if manifest.transforms:
+        inputs = sum(split.of_source for split in manifest.splits.values())
+        rejected = manifest.quarantined.get("transform_failed", 0)
+        found["transforms"] = " → ".join(manifest.transforms)
+        found |= of_transforms(inputs, manifest.left_out, rejected)
+    return found
+
+
 def of_costs(costs: Costs) -> Metadata:
     """What a run asked of its stores; nothing for folders."""
     found: Metadata = {}
@@ -250,12 +295,17 @@ def of_costs(costs: Costs) -> Metadata:
     return found
 
 
-def _version_verdict(summary: Mapping[str, Any]) -> str:
+def _version_verdict(manifest: Manifest) -> str:
+    summary = manifest.verification
     word = "passed" if summary.get("passed") else "failed"
+    published = f"{summary.get('published', 0):,} published"
+    if manifest.transforms:
+        used = sum(split.of_source for split in manifest.splits.values())
+        published = f"{used:,} used ({published})"
     return (
         f"{word} ({summary.get('level')}): {summary.get('errors', 0):,} errors, "
         f"{summary.get('warnings', 0):,} warnings; {summary.get('samples_in', 0):,} samples in = "
-        f"{summary.get('published', 0):,} published + {summary.get('quarantined', 0):,} quarantined"
+        f"{published} + {summary.get('quarantined', 0):,} quarantined"
     )
 
 

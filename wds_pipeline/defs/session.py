@@ -23,6 +23,7 @@ from wds_pipeline.dataset.build import Build, Draft
 from wds_pipeline.dataset.plan import ShardPlan
 from wds_pipeline.dataset.scan import Listing
 from wds_pipeline.defs import compute
+from wds_pipeline.defs.progress import progress_lines
 from wds_pipeline.errors import ConfigError, WdsPipelineError, may_pass
 
 _RETRIES = 3
@@ -90,8 +91,9 @@ class Session:
     def step(self, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Iterator[None]:
         """Wraps a step's work: a user's mistake is shown as its message alone, what may pass
         (storage that is away, a worker that died) is tried again after a while, and a step that
-        failed or was cancelled ends the workers at once."""
+        failed or was cancelled ends the workers at once. Long work says how far it is."""
         try:
+            self.build.progress = progress_lines(context)
             yield
         except (WdsPipelineError, OSError) as error:
             self._abort()

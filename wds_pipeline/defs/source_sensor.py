@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.config_automation import SensorConfig
-from wds_pipeline.dataset import samples, version, watch
+from wds_pipeline.dataset import samples, upstream, version
 from wds_pipeline.dataset.build import Build
 from wds_pipeline.dataset.version import Manifest
 from wds_pipeline.dataset.watch import Look, Seconds
@@ -29,6 +29,9 @@ from wds_pipeline.defs.source_runs import SensorRun
 from wds_pipeline.errors import WdsPipelineError
 
 _LONGEST = 30  # doublings of the wait between tries
+# What a look counts.
+_NOUNS = {"url": "file", "dataset": "sample"}
+_OTHER_NOUN = "member"
 _WIDTH = 120  # characters of a path in a message
 
 
@@ -96,21 +99,40 @@ def build_source_sensor(config: DatasetConfig, job: dg.JobDefinition) -> dg.Sens
         evaluation_fn=evaluate,
         minimum_interval_seconds=wanted.interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=(
-            f"Builds {config.name} when files of its source were added, edited, deleted or renamed, or "
-            f"its configuration changed, and the source has been still for {wanted.settle_seconds:g} s. "
-            f"Looks every {wanted.interval_seconds} s, for {wanted.tick_seconds:g} s at most; a "
-            "larger source is looked at over several ticks. Each tick says what it found."
-        ),
+        description=_description(config, wanted),
         tags={keys.DATASET_TAG: config.name},
         metadata={
             "source": config.shown_url("source"),
-            "settle_seconds": wanted.settle_seconds,
+            "settle_seconds": _settle_seconds(config, wanted),
             "tick_seconds": wanted.tick_seconds,
             "retries": wanted.retries,
             "retry_seconds": wanted.retry_seconds,
         },
     )
+
+
+def _description(config: DatasetConfig, wanted: SensorConfig) -> str:
+    looks = f"Looks every {wanted.interval_seconds} s"
+    tells = "Each tick says what it found."
+    if upstream.only(config):
+        return (
+            f"Builds {config.name} when a new version of {config.shown_url('source')} is published, or its "
+            f"own configuration or transforms change. {looks}. {tells}"
+        )
+    what = (
+        "files of its source were" if config.source.kind == "url" else "what its source lists was"
+    )
+    return (
+        f"Builds {config.name} when {what} added, edited, deleted or renamed, or its configuration or "
+        f"transforms changed, and the source has been still for {wanted.settle_seconds:g} s. "
+        f"{looks}, for {wanted.tick_seconds:g} s at most; a larger source is looked at over several "
+        f"ticks. {tells}"
+    )
+
+
+def _settle_seconds(config: DatasetConfig, wanted: SensorConfig) -> float:
+    """How long the source has to be still: what is published is whole at once."""
+    return 0.0 if upstream.only(config) else wanted.settle_seconds
 
 
 class _Tick:
@@ -127,15 +149,19 @@ class _Tick:
         self.wanted = wanted
         self.instance = instance
         self.cursor = cursor
+        self.settle = _settle_seconds(config, wanted)
         self.build = Build(config)
         self.look: Look
 
     def run(self) -> dg.SensorResult:
         """Looks at the source, and says what is to be done. Raises WdsPipelineError."""
-        settle, now = self.wanted.settle_seconds, _now()
+        settle, now = self.settle, _now()
         busy = self._busy()
         if busy:
             return self._wait(busy)
+        lacking = upstream.unpublished(self.config)
+        if lacking:
+            return self._wait(f"the first version of {' and '.join(lacking)} is waited for")
         # Earlier than `since` is a clock that was set back.
         if self.cursor.settling and self.cursor.since <= now < self.cursor.since + settle:
             return self._wait(f"the source changed; it is looked at again {self._when_settled()}")
@@ -146,7 +172,7 @@ class _Tick:
             self._remember(under_way=self.look)
             return self._wait(
                 f"looking at the source since {_clock(self.look.began)}: "
-                f"{counted(self.look.files, 'file')} so far; the next tick goes on behind "
+                f"{counted(self.look.files, self._noun)} so far; the next tick goes on behind "
                 f"{clip(self.look.reached, _WIDTH)}"
             )
         same = self.look.digest == self.cursor.digest
@@ -177,7 +203,7 @@ class _Tick:
 
     def _when_settled(self) -> str:
         return (
-            f"when it has been still for {self.wanted.settle_seconds:g} s "
+            f"when it has been still for {self.settle:g} s "
             f"(as far as seen, since {_clock(self.cursor.since)})"
         )
 
@@ -191,7 +217,7 @@ class _Tick:
         held = newest is not None and self._holds(newest, inputs, runs)
         passing = sorted(samples.PASSING & newest.quarantined.keys()) if newest else []
         if newest and held and not passing:
-            seen = counted(self.look.files, "file")
+            seen = counted(self.look.files, self._noun)
             return f"nothing changed since version {newest.version} ({seen})"
         if newest and not held and self._was_replaced_by_hand(newest, inputs):
             return (
@@ -278,16 +304,26 @@ class _Tick:
         before = version.try_read(self.build.destination, newest.parent)
         return before is not None and self.build.made_of(before, inputs)
 
+    @property
+    def _noun(self) -> str:
+        return _NOUNS.get(self.config.source.kind, _OTHER_NOUN)
+
     def _changes(self, newest: Manifest | None) -> str:
-        """What is new, as far as counting files tells."""
+        """What is new, as far as other datasets' manifests and counting files tell."""
         files = self.look.files
         if newest is None:
-            return f"no version is published yet, the source has {counted(files, 'file')}"
+            return f"no version is published yet, the source has {counted(files, self._noun)}"
+        news = upstream.news(self.config, newest)
+        if news:
+            return ", ".join(map(str, news))
+        since = f"since version {newest.version}"
+        if upstream.only(self.config):
+            return f"the configuration or the transforms changed {since}"
         more = files - sum(newest.files.values())
         if more:
-            noun = "file" if abs(more) == 1 else "files"
-            return f"{more:+,} {noun} since version {newest.version} (now {files:,})"
-        return f"files were edited or renamed, or the configuration changed, since version {newest.version}"
+            noun = self._noun if abs(more) == 1 else f"{self._noun}s"
+            return f"{more:+,} {noun} {since} (now {files:,})"
+        return f"{self._noun}s were edited or renamed, or the configuration changed, {since}"
 
 
 def _now() -> float:

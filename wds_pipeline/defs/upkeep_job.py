@@ -1,6 +1,5 @@
 """What the jobs that look after a published version have in common: one op each, and the session."""
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,14 +7,10 @@ import dagster as dg
 
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import version
-from wds_pipeline.dataset.settle import Progress
 from wds_pipeline.dataset.version import Manifest
-from wds_pipeline.dataset.wording import human_bytes
 from wds_pipeline.defs import compute, console, keys
 from wds_pipeline.defs.session import Session, session_resources
 from wds_pipeline.storage import Storage
-
-_SECONDS = 30.0  # between two lines of progress: each is an event, which is stored for ever
 
 
 def choice(values: Mapping[str, str]) -> dg.Enum:
@@ -92,20 +87,3 @@ def published(session: Session, number: int | None = None) -> tuple[Storage, Man
     storage, name = session.build.destination, session.config.name
     version.check_marker(storage, name)
     return storage, version.read(storage, number, name)
-
-
-def progress_lines(context: dg.OpExecutionContext, seconds: float = _SECONDS) -> Progress:
-    """Says in the run's log how far the work is, so many seconds after it said so last."""
-    last = time.monotonic()
-
-    def say(what: str, done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= seconds and done < total:
-            last = now
-            share = done / total
-            context.log.info(
-                f"{what}: {human_bytes(done)} of {human_bytes(total)} done ({share:.0%})"
-            )
-
-    return say

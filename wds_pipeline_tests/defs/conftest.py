@@ -13,6 +13,7 @@ import pytest
 from wds_pipeline.defs import keys
 from wds_pipeline.defs.location import build_defs
 from wds_pipeline_tests.conftest import Project
+from wds_pipeline_tests.defs.chain import Chain, make_chain
 
 PARTITIONED = (keys.SHARDS, keys.SHARD_INDEX, keys.SHARD_REPORT)
 
@@ -109,6 +110,14 @@ def edge(project: Project, tmp_path: Path) -> Iterator[Edge]:
     project.add(0, 30)
     with dg.DagsterInstance.ephemeral(str(tmp_path)) as instance:
         yield Edge(project, instance)
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Iterator[Chain]:
+    """Two datasets, one made of the other, nothing built yet."""
+    ephemeral = dg.DagsterInstance.ephemeral
+    with ephemeral(str(tmp_path)) as instance, make_chain(tmp_path, instance) as made:
+        yield made
 
 
 @pytest.fixture

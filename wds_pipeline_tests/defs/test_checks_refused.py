@@ -51,7 +51,7 @@ def test_errors_in_verification(edge: Edge) -> None:
         patch.setattr(settle, "load_reports", damaged)
         patch.setattr("wds_pipeline.dataset.drafts._verified", lambda _, draft, __: (draft, True))
         result = edge.build(fails=True)
-    assert "verification failed with 1 errors" in failure_of(result)
+    assert "verification failed with 1 error:" in failure_of(result)
     assert "Nothing was published" in failure_of(result)
     assert versions(edge) == [1]
     assert statuses(edge) == PASSED | {VERIFICATION_PASSED: "failed"}

@@ -350,7 +350,9 @@ def test_a_lost_cursor_costs_no_change(built: World) -> None:
 def test_a_large_source_takes_several_ticks(built: World, monkeypatch: pytest.MonkeyPatch) -> None:
     look, clock = watch.look, itertools.count(step=1000)
     monkeypatch.setattr(
-        watch, "look", lambda *args, **more: look(*args, **more, clock=lambda: float(next(clock)))
+        watch,
+        "look",
+        lambda *args, **more: look(*args, **{**more, "clock": lambda: float(next(clock))}),
     )
     for folder in ("b", "c", "d"):
         built.project.add(0, 2, folder)

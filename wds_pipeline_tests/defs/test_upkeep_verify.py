@@ -14,8 +14,8 @@ import pytest
 from wds_pipeline.dataset import seal, version
 from wds_pipeline.defs import job_verify, keys
 from wds_pipeline.defs.check_results import VERIFICATION_PASSED
+from wds_pipeline.defs.progress import progress_lines
 from wds_pipeline.defs.upkeep import build_upkeep_jobs
-from wds_pipeline.defs.upkeep_job import progress_lines
 from wds_pipeline_tests.conftest import Project
 from wds_pipeline_tests.defs.check_status import PASSED, statuses
 from wds_pipeline_tests.defs.conftest import Edge, failure_of

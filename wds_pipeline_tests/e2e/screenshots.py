@@ -20,9 +20,12 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from wds_pipeline.dataset import version
+from wds_pipeline.storage import open_storage
 from wds_pipeline_tests.e2e.client import ENDED, Client
 from wds_pipeline_tests.e2e.conftest import open_chromium
 from wds_pipeline_tests.e2e.server import PROJECT, Server, wait_for
+from wds_pipeline_tests.tokens.tiny import train_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +38,18 @@ MARK = ".screenshots"
 LARGEST = 200_000  # bytes of a picture
 COPIED = ("wds_pipeline", "datasets", "dagster.yaml", "workspace.yaml")
 SENSOR = "sensor: {interval_seconds: 10, settle_seconds: 2}"
+TOKENS = """
+name: demo_tokens
+description: The demo's captions as tokens, shard by shard.
+source: {dataset: demo_small}
+destination: {url: ../demo/tokens}
+transforms:
+  - tokenize: {layout: one_modality, text: {tokenizer: ../demo/tokenizer.json, block_size: 32}}
+shards: {layout: source}
+combine: {url: ../demo/memory}
+sensor: {interval_seconds: 10}
+owners: ["team:data"]
+"""
 ROUNDS = 5  # of changes, each built by the sensor: points of the plots
 LOCATION = "/locations/__repository__@wds_pipeline"
 
@@ -75,9 +90,13 @@ def demo_server(folder: Path) -> Iterator[Server]:
     for name in COPIED:
         copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
         copy(PROJECT / name, folder / name)
-    demo = folder / "datasets" / "demo.yaml"
-    demo.write_text(re.sub(r"(?m)^sensor:.*", SENSOR, demo.read_text()))
+    for path in (folder / "datasets").glob("demo*.yaml"):
+        path.write_text(re.sub(r"(?m)^sensor:.*", SENSOR, path.read_text()))
     subprocess.run([sys.executable, "-m", "wds_pipeline.demo"], cwd=folder, check=True)
+    tokenizer = folder / "demo" / "tokenizer.json"
+    train_tokenizer(tokenizer)
+    tokens = TOKENS.replace("../demo/tokenizer.json", str(tokenizer))
+    (folder / "datasets" / "demo_tokens.yaml").write_text(tokens.lstrip())
     os.environ["PYTHONPATH"] = str(folder)
     server = Server(folder / ".dagster", folder / "datasets", project=folder)
     try:
@@ -88,6 +107,8 @@ def demo_server(folder: Path) -> Iterator[Server]:
         for number in range(2, 2 + ROUNDS):
             change(folder / "demo" / "raw", number)
             wait_for_version(client, folder, number)
+        wait_for("what is made of it", lambda: tokens_are_current(folder))
+        client.wait_for_run(client.launch("demo_tokens_combine"))
         yield server
     finally:
         server.stop()
@@ -97,6 +118,19 @@ def wait_for_version(client: Client, folder: Path, number: int) -> None:
     manifest = folder / "demo" / "published" / "versions" / f"{number:08d}" / "manifest.json"
     wait_for(f"version {number}", manifest.is_file)
     wait_for("the runs", lambda: all(run.status in ENDED for run in client.runs({})))
+
+
+def tokens_are_current(folder: Path) -> bool:
+    """Whether the newest version has gone through the chain."""
+    source = "published"
+    for made in ("small", "tokens"):
+        newest = [
+            version.latest(open_storage(str(folder / "demo" / each))) for each in (source, made)
+        ]
+        if None in newest or newest[1].made_of["version"] != newest[0].version:  # type: ignore[union-attr]
+            return False
+        source = made
+    return True
 
 
 def change(raw: Path, number: int) -> None:
@@ -130,8 +164,22 @@ def lineage(page: Page) -> bytes:
     first = box(page.get_by_text("source_files", exact=True).first)
     last = box(page.get_by_text("published_version", exact=True).first)
     right = int(last["x"]) + 280
-    top = int(first["y"]) - 25
-    return picture(page, crop=(int(first["x"]) - 50, top, right, top + 200))
+    top, bottom = sorted((int(first["y"]), int(last["y"])))
+    return picture(page, crop=(int(first["x"]) - 50, top - 25, right, bottom + 175))
+
+
+def derived(page: Page) -> bytes:
+    """What the shards of a dataset that is made of another one are made of, and what is made of them."""
+    page.set_viewport_size({"width": 2200, "height": 1300})
+    page.goto("/assets/demo_small/shards?view=lineage&lineageScope=neighbors")
+    page.get_by_text("Hide navigation").click()
+    page.get_by_text("shard_index", exact=True).wait_for()
+    settle(page)
+    boxes = [box(each) for each in page.locator("svg foreignObject").all()]
+    left, top = (int(min(each[side] for each in boxes)) for side in ("x", "y"))
+    right = int(max(each["x"] + each["width"] for each in boxes))
+    bottom = int(max(each["y"] + each["height"] for each in boxes))
+    return picture(page, crop=(left - 20, top - 20, right + 20, bottom + 20))
 
 
 def partition(page: Page) -> bytes:
@@ -184,6 +232,7 @@ def launchpad(page: Page) -> bytes:
 SHOTS = {
     "sensor": sensor,
     "lineage": lineage,
+    "derived": derived,
     "partition": partition,
     "contact-sheet": contact_sheet,
     "checks": checks,
