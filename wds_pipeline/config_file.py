@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def read_configs(folder: Path) -> tuple[dict[str, DatasetConfig], list[str]]:
     """The datasets of a folder that can be used, by name, sorted; and what is wrong with the others."""
     configs: dict[str, DatasetConfig] = {}
     problems = []
-    shared = set()
+    shared: set[str] = set()  # names that are not usable, though their files are
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".yaml", ".yml")):
         try:
             config = load_config(path)
@@ -79,31 +79,48 @@ def read_configs(folder: Path) -> tuple[dict[str, DatasetConfig], list[str]]:
         configs[config.name] = config
     found = {name: configs[name] for name in sorted(configs.keys() - shared)}
     problems += _wrong_upstreams(found)
-    return {name: each.with_upstream(configs) for name, each in found.items()}, problems
+    for circle in _circles(found):
+        problems.append(
+            f"{found[circle[0]].file}: the datasets are made of each other: {' → '.join(circle)}; "
+            "expected one of them to be made of something else"
+        )
+        shared |= set(circle)
+    usable = {name: each for name, each in found.items() if name not in shared}
+    return {name: each.with_upstream(configs) for name, each in usable.items()}, problems
 
 
 def _wrong_upstreams(configs: Mapping[str, DatasetConfig]) -> list[str]:
-    """What is wrong with how datasets are made of each other."""
+    """Names of other datasets that are not there."""
     problems = []
-    graph: dict[str, set[str]] = {}
-    for name, config in configs.items():
-        graph[name] = {each.name for each in config.upstream if each.name}
+    for config in configs.values():
         base = config.overlay.base.name if config.overlay else ""
-        for other in sorted(graph[name] - configs.keys()):
+        for other in sorted(_upstream_names(config) - configs.keys()):
             key = "overlay.base" if other == base else "source.dataset"
             problems.append(
                 f"{config.file}: {key}: {other!r}: no such dataset"
                 f"{did_you_mean(other, configs) or ';'} known datasets: {', '.join(configs)}; or name its "
                 f"destination: {key.rpartition('.')[2]}: {{url: …}}"
             )
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        circle = " → ".join(reversed(error.args[1]))
-        problems.append(
-            f"{configs[error.args[1][0]].file}: source.dataset: the datasets are made of each other: {circle}"
-        )
     return problems
+
+
+def _circles(configs: Mapping[str, DatasetConfig]) -> Iterator[list[str]]:
+    """Datasets that are made of each other: names, the first one again at the end."""
+    graph = {name: _upstream_names(config) for name, config in configs.items()}
+    while True:
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            circle: list[str] = list(reversed(error.args[1]))
+            yield circle
+            for name in set(circle):
+                del graph[name]
+        else:
+            return
+
+
+def _upstream_names(config: DatasetConfig) -> set[str]:
+    return {each.name for each in config.upstream if each.name}
 
 
 def _place(config: DatasetConfig) -> str:
@@ -179,9 +196,20 @@ def _explain(path: Path, tree: yaml.Node, values: Any, error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing":
         return f"{where}: this key is required"
-    if error["type"] != "value_error":
+    if error["type"] in ("model_type", "dict_type", "list_type"):
+        message = f"found {_at(values, at)!r}; expected {_form(error['type'], at)}"
+    elif error["type"] != "value_error":
         message = f"found {_at(values, at)!r}; {message[:1].lower()}{message[1:]}"
     return f"{where}: {_as_written(message, _at(values, at))}"
+
+
+def _form(error_type: str, at: tuple[Any, ...]) -> str:
+    """What is to be written instead of something that is no mapping or list."""
+    if error_type == "list_type":
+        return "a list: [a, b], or a line for each, behind `- `"
+    if error_type == "model_type":
+        return f"keys of {', '.join(_known_keys(at))}"
+    return "a mapping, such as {name: value}"
 
 
 def _as_written(message: str, value: Any) -> str:

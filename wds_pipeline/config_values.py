@@ -83,7 +83,7 @@ EXPORTS = (
 def _export(name: str) -> str:
     if name not in EXPORTS:
         raise ValueError(
-            f"found {name!r}; expected of {', '.join(EXPORTS)}{did_you_mean(name, EXPORTS)}"
+            f"found {name!r}; expected one of {', '.join(EXPORTS)}{did_you_mean(name, EXPORTS)}"
         )
     return name
 

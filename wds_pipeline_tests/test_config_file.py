@@ -69,8 +69,11 @@ def test_a_file(tmp_path: Path) -> None:
         ),
         ("shards:\n\n  max_bytes: lots\n", "small.yaml:6: shards.max_bytes: found 'lots'; "),
         ("shards: {max_samples: 0}\n", "small.yaml:4: shards.max_samples: found 0; input should be"),
-        ("shards: 3\n", "small.yaml:4: shards: found 3; input should be a valid dictionary"),
-        ("shards:\n", "small.yaml:4: shards: found None; input should be a valid dictionary"),
+        ("shards: 3\n", "small.yaml:4: shards: found 3; expected keys of max_bytes, max_samples,"),
+        ("shards:\n", "small.yaml:4: shards: found None; expected keys of max_bytes"),
+        ("samples: {required: jpg}\n", "small.yaml:4: samples.required: found 'jpg'; expected a list: [a"),
+        ("samples: {fields: [jpg]}\n", "small.yaml:4: samples.fields: found ['jpg']; expected a mapping"),
+        ("transforms: {resize: {}}\n", "small.yaml:4: transforms: found {'resize': {}}; expected a list"),
         ("samples:\n  required:\n  - jpg\n  - 3\n", "small.yaml:7: samples.required.1: found 3; "),
         ("description: 2024-01-01\n", "small.yaml:4: description: found datetime.date(2024, 1, 1); "),
         ("split: {train: 0.9}\n", "small.yaml:4: split: the ratios (train: 0.9) sum to 0.9, not to 1"),
@@ -277,6 +280,21 @@ def test_a_broken_file_does_not_stop_the_others(tmp_path: Path) -> None:
     assert any("did you mean 'source'" in each for each in problems)
     with pytest.raises(ConfigError, match="sorce"):
         load_configs(tmp_path)
+
+
+def test_datasets_made_of_each_other_are_not_usable(tmp_path: Path) -> None:
+    for name, other in {"a": "b", "b": "c", "c": "b", "d": "d", "e": "b", "f": "e"}.items():
+        (tmp_path / f"{name}.yaml").write_text(
+            f"name: {name}\nsource: {{dataset: {other}}}\ndestination: {{url: ../{name}}}\n"
+        )
+    configs, problems = read_configs(tmp_path)
+    assert list(configs) == ["a", "e", "f"]
+    told = "\n".join(problems)
+    assert len(problems) == 2 and "d → d; expected one of them" in told
+    assert "b → c → b" in told or "c → b → c" in told
+    assert all(
+        each.startswith(str(tmp_path)) and ".yaml: the datasets" in each for each in problems
+    )
 
 
 def test_an_unquoted_variable_gets_a_hint(tmp_path: Path) -> None:

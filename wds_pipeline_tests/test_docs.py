@@ -18,6 +18,7 @@ from PIL import Image
 from wds_pipeline import config_reference, demo
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset.tar_indexing import index_tars
+from wds_pipeline.transforms.registry import load
 from wds_pipeline_tests.conftest import Project
 
 ROOT = Path(__file__).parents[1]
@@ -131,7 +132,9 @@ def test_readme_yaml_is_a_valid_dataset() -> None:
     examples = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     assert examples
     for example in examples:
-        DatasetConfig.model_validate(yaml.safe_load(example))
+        config = DatasetConfig.model_validate(yaml.safe_load(example))
+        built_in = [each for each in config.transforms if ":" not in each.name]
+        assert len(load(built_in, "README.md")) == len(built_in)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -44,6 +44,7 @@ from wds_pipeline.dataset.sources import open_source
 from wds_pipeline.dataset.sources.folder import refuse_nesting
 from wds_pipeline.dataset.split import read_list
 from wds_pipeline.dataset.version import Manifest
+from wds_pipeline.dataset.wording import counted
 from wds_pipeline.errors import (
     ConfigError,
     DestinationError,
@@ -84,7 +85,8 @@ class Build:
             self.source = open_source(config)
             self.destination = open_storage(config.destination_place)
         except ConfigError as error:
-            raise ConfigError(f"{config.file or config.name}: {error}") from None
+            head = f"{config.file or config.name}: "  # some name the file themselves
+            raise ConfigError(head + str(error).removeprefix(head)) from None
         if self.source.storage is not None:
             refuse_nesting(self.source.storage, self.destination, config.name)
 
@@ -315,7 +317,7 @@ class Build:
             errors = [each for each in report.findings if each.severity == "error"]
             shown = "\n  ".join(f"{each.code}: {each.message}" for each in errors[:10])
             raise VerificationError(
-                f"{self.config.name}: verification failed with {len(errors):,} errors:\n  {shown}\n"
+                f"{self.config.name}: verification failed with {counted(len(errors), 'error')}:\n  {shown}\n"
                 "Nothing was published"
             )
         manifest = release.make_manifest(

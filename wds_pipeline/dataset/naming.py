@@ -33,7 +33,7 @@ PROBLEMS = {
     ),
     "bad_name": (
         "control characters, an empty key, and the folders . and .. would be misread in a tar; "
-        "rename the file"
+        "rename the file, or rewrite its key by samples.key"
     ),
     "reserved_name": (
         "readers skip names that begin with __ (webdataset: a first folder __…__; "
@@ -55,9 +55,14 @@ PROBLEMS = {
     "cut_off": (
         "the tar is cut or damaged behind this sample, which may lack members; fetch the tar again"
     ),
-    "missing_file": "the file that a table or list names is not there; add it, or remove the row",
+    "missing_file": (
+        "the file that a table or list names is not there; add it, remove the row, or correct base"
+    ),
     "download_failed": "the URL could not be downloaded; the next build tries again",
-    "not_in_base": "the overlay's base has no sample of this key; add it there, or remove the file here",
+    "not_in_base": (
+        "the overlay's base has no sample of this key; add it there, remove the file here, or name "
+        "another dataset in overlay.base"
+    ),
 }
 _STATUS = [OK, *IGNORED, *PROBLEMS]
 _CODE = {status: code for code, status in enumerate(_STATUS)}

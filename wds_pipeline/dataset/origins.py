@@ -171,7 +171,7 @@ class OriginReader:
                     each()
             self._read_near(near)
             for piece, future in coming:
-                with _told(piece.reads[0][0].path, piece.file):
+                with _told(piece.reads[0][0].path, self._stores[piece.store], piece.file):
                     data = memoryview(future.result())
                 for read, begin in piece.reads:
                     at = begin - piece.begin
@@ -203,7 +203,7 @@ class OriginReader:
                 views.append(other.view)
                 at = offset + len(other.view)
                 stop += 1
-            with _told(read.path, file):
+            with _told(read.path, self._stores[store], file):
                 fd = self._files.open(self._stores[store].locate(file))
                 got = os.preadv(fd, views, begin)
                 if got != at - begin:
@@ -239,7 +239,7 @@ class OriginReader:
         buffer = memoryview(bytearray(min(BLOCK, size) if local else 0))
         for at in range(0, size, BLOCK):
             part = min(BLOCK, size - at)
-            with _told(path, origin.file):
+            with _told(path, store, origin.file):
                 if local:
                     data = buffer[:part]
                     fd = self._files.open(store.locate(origin.file))
@@ -264,7 +264,7 @@ class OriginReader:
         if file not in self._checked:  # a store is asked once for each tar
             self._checked[file] = store.stat(origin.file) is not None
         if not self._checked[file]:
-            raise SourceChanged(path, f"{origin.file} is gone")
+            raise SourceChanged(path, f"{store.locate(origin.file)} is gone")
         if self._local[origin.store]:
             for _ in self.read_chunks(path, size, fingerprint):
                 pass
@@ -322,12 +322,12 @@ def _fetch(store: Storage, piece: _Piece) -> Callable[[], memoryview]:
 
 
 @contextmanager
-def _told(path: str, file: str) -> Iterator[None]:
+def _told(path: str, store: Storage, file: str) -> Iterator[None]:
     """What reading a part of a tar raises, as a SourceChanged of the member."""
     try:
         yield
     except FileNotFoundError as error:
-        raise SourceChanged(path, f"{file} is gone") from error
+        raise SourceChanged(path, f"{store.locate(file)} is gone") from error
     except SourceChanged as error:
         raise SourceChanged(path, f"{file}: {error.reason}") from error
     except SourceError:

@@ -19,7 +19,7 @@ from wds_pipeline.errors import DataError
 # What is wrong with a sample as its inventory shows it, beside `naming.PROBLEMS`.
 SHAPE_PROBLEMS = {
     "duplicate_field": (
-        "two files are the same field of one sample; remove one, or tell them apart in "
+        "two files or rows are the same field of one sample; remove one, or tell them apart in "
         "samples.fields or samples.key"
     ),
     "missing_field": "a required field is missing; add the file, or shorten samples.required",

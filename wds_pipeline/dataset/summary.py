@@ -76,7 +76,8 @@ def _transforms(manifest: Manifest) -> str:
         f"{manifest.total_samples:,}"
     ]
     lines += [
-        f"  {name}: {counted(count, 'sample')} left out" for name, count in manifest.left_out.items()
+        f"  {name}: {counted(count, 'sample')} left out"
+        for name, count in manifest.left_out.items()
     ]
     return "\n".join(lines)
 

@@ -75,7 +75,7 @@ def of(parameters: Parameters, tokens: int | None) -> Layout:
     )
     if unknown:
         raise ConfigError(
-            f"dtype: {', '.join(sorted(unknown))}: expected of {', '.join(sorted(_with_ids(columns)))}"
+            f"dtype: {', '.join(sorted(unknown))}: expected one of {', '.join(sorted(_with_ids(columns)))}"
         )
     layout = Layout({}, ends, shift, vocabulary)
     for name, column in columns.items():

@@ -221,7 +221,7 @@ def _told(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         known = _known(at[:-1])
         near = did_you_mean(str(at[-1]), known)
-        return f"unknown parameter {where!r}{near}; expected of {', '.join(known)}"
+        return f"unknown parameter {where!r}; expected one of {', '.join(known)}{near}"
     if error["type"] == "missing":
         return f"the parameter {where!r} is required"
     message = error["msg"].removeprefix("Value error, ")

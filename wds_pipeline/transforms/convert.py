@@ -36,7 +36,7 @@ class Convert:
             format = one_of("format", _ALSO.get(format, format), FORMATS)
         self._names = {each: _named(each, format) for each in field_names("fields", fields)}
         extensions = [extension_of(each) for each in self._names.values()]
-        self._options = PictureOptions.of(options, extensions)
+        self._options = PictureOptions.of(options, extensions, type(self))
         self._mode = None if mode is None else one_of("mode", mode, _MODES)
         for each in extensions if mode is not None else ():
             if mode not in HELD[FORMATS[each]]:

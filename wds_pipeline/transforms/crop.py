@@ -37,7 +37,9 @@ class Crop:
     ) -> None:
         """Raises ValueError or ConfigError for what is not possible."""
         self._fields = field_names("fields", fields)
-        self._options = PictureOptions.of(options, [extension_of(each) for each in self._fields])
+        self._options = PictureOptions.of(
+            options, [extension_of(each) for each in self._fields], type(self)
+        )
         if (size is None) == (box is None):
             raise wrong("size", size, "size or box, in pixels")
         self._size = None if size is None else pair("size", size)

@@ -76,9 +76,11 @@ class Filter:
             _check_limit(name)
         general = has is not None or lacks is not None or where is not None
         if (fields is not None) != bool(limits) or general == bool(limits):
+            given = {"fields": fields, **limits, "has": has, "lacks": lacks, "where": where}
+            found = ", ".join(name for name, value in given.items() if value is not None)
             raise ConfigError(
-                "expected fields with limits such as min_width, or has, lacks and where without them; for "
-                "both write two filters"
+                f"found {found or 'nothing'}; expected fields with limits such as min_width, or has, lacks "
+                "and where without them; for both write two filters"
             )
         self._fields = () if fields is None else field_names("fields", fields)
         self._limits = _limits(limits, self._fields)
@@ -108,7 +110,7 @@ def _check_limit(name: str) -> None:
         known = ["fields", "has", "lacks", "where"]
         known += [f"{each}_{measure}" for measure in _MEASURES for each in ("min", "max")]
         raise ConfigError(
-            f"unknown parameter {name!r}; expected of {', '.join(known)}{did_you_mean(name, known)}"
+            f"unknown parameter {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import io
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -94,13 +95,20 @@ class PictureOptions:
             ) from None
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], extensions: Collection[str]) -> PictureOptions:
-        """From parameters, for pictures that are written as `extensions`. Raises ConfigError."""
-        known = [each.name for each in dataclasses.fields(cls)]
+    def of(
+        cls, given: Mapping[str, Any], extensions: Collection[str], transform: type
+    ) -> PictureOptions:
+        """From the parameters of a transform beside its own, for pictures that are written as `extensions`.
+        Raises ConfigError."""
+        options = [each.name for each in dataclasses.fields(cls)]
         for name in given:
-            if name not in known:
+            if name not in options:
+                own = [
+                    each for each in inspect.signature(transform).parameters if each != "options"
+                ]
+                known = [*own, *options]
                 raise ConfigError(
-                    f"unknown parameter {name!r}; of pictures there are {', '.join(known)}"
+                    f"unknown parameter {name!r}; expected one of {', '.join(known)}"
                     f"{did_you_mean(name, known)}"
                 )
         for name, having in _HAVE.items():

@@ -53,7 +53,9 @@ class Resize:
     ) -> None:
         """Raises ValueError or ConfigError for what is not possible."""
         self._fields = field_names("fields", fields)
-        self._options = PictureOptions.of(options, [extension_of(each) for each in self._fields])
+        self._options = PictureOptions.of(
+            options, [extension_of(each) for each in self._fields], type(self)
+        )
         self._scale = Scale(size, width, height, mode, switch("only_shrink", only_shrink))
         self._filter = _FILTERS[one_of("filter", filter, _FILTERS)]
         self._draft = switch("draft", draft)

@@ -36,7 +36,7 @@ class Thumbnail:
             raise wrong("to", to, "another field than those of fields; resize changes a field")
         extension = extension_of(to)
         options = {"quality": _QUALITY, **options} if extension in ("jpg", "webp") else options
-        self._options = PictureOptions.of(options, [extension])
+        self._options = PictureOptions.of(options, [extension], type(self))
         self._scale = Scale(size, None, None, "fit", only_shrink=True)
 
     def __call__(self, sample: Sample) -> Sample:

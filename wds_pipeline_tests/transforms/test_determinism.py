@@ -153,6 +153,8 @@ def test_the_same_in_a_fresh_process(
         ),
         ("resize", {"fields": ["jpg"], "size": 3, "only_shrink": "yes"}, "expected true or false"),
         ("resize", {"fields": ["jpg"], "size": 3, "qualit": 1}, "did you mean 'quality'"),
+        ("resize", {"fields": ["jpg"], "sise": 3}, "'sise'; expected one of fields, size, "),
+        ("resize", {"fields": ["jpg"], "sise": 3}, "max_pixels; did you mean 'size'?"),
         ("thumbnail", {"fields": ["jpg"], "to": "jpg"}, "to: found 'jpg'; expected another field"),
         ("thumbnail", {"fields": ["jpg"], "to": "thumb.txt"}, "expected fields of pictures"),
         ("clips", {"fields": ["mp4"], "second": 3}, "did you mean 'seconds'"),

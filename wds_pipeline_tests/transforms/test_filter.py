@@ -88,9 +88,12 @@ def test_what_cannot_be_measured_is_rejected(parameters: dict[str, Any], reason:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({}, "expected fields with limits such as min_width, or has, lacks and where"),
+        (
+            {},
+            "found nothing; expected fields with limits such as min_width, or has, lacks and where",
+        ),
         ({"fields": ["jpg"]}, "expected fields with limits"),
-        ({"min_width": 3}, "expected fields with limits"),
+        ({"min_width": 3}, "found min_width; expected fields with limits"),
         ({"fields": ["jpg"], "min_width": 3, "has": ["txt"]}, "for both write two filters"),
         (
             {"fields": ["jpg"], "min_widht": 3},

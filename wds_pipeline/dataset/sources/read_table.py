@@ -72,8 +72,8 @@ class Wanted:
             head = f"{self.dataset}: source.table.{setting}: {self.table.named(path)}"
             if column not in found:
                 raise ConfigError(
-                    f"{head}: no column {column!r}{did_you_mean(column, found)}; its columns: "
-                    f"{', '.join(map(repr, found[:50]))}"
+                    f"{head}: no column {column!r}; its columns: "
+                    f"{', '.join(map(repr, found[:50]))}{did_you_mean(column, found)}"
                 )
             if found.count(column) > 1:
                 raise ConfigError(f"{head}: two columns are called {column!r}; rename one")

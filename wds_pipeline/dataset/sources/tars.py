@@ -28,7 +28,7 @@ from wds_pipeline.dataset.sources.tar_contents import TarContents, TarJob
 from wds_pipeline.dataset.sources.tidy import tidy
 from wds_pipeline.dataset.tar_paths import find_tars
 from wds_pipeline.dataset.watch import Look
-from wds_pipeline.errors import ConfigError, DataError
+from wds_pipeline.errors import ConfigError, DataError, SourceError
 from wds_pipeline.storage import FileInfo, Storage, open_storage
 
 _KEPT = "sources/tars/"
@@ -85,6 +85,10 @@ class TarsSource(Source):
                 tars = find_tars([name for name in names if name], self.spec.storage)
             except ConfigError as error:
                 raise ConfigError(f"source.shards: {error}") from None
+            except SourceError as error:
+                told = SourceError(f"{self.dataset}: source.shards: {error}")
+                told.passing = error.passing
+                raise told from error
             place = tars.storage.place.model_copy(
                 update={"dataset": self.dataset, "part": "source"}
             )

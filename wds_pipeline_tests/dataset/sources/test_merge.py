@@ -116,7 +116,9 @@ def test_a_field_that_is_there_already_is_no_label(
     parts: tuple[Project, Path, Path], tmp_path: Path
 ) -> None:
     project = merged(tmp_path, parts, label_field="json")
-    with pytest.raises(DataError, match=r"pictures/a/0001.json: two files or rows are the same field"):
+    with pytest.raises(
+        DataError, match=r"pictures/a/0001.json: two files or rows are the same field"
+    ):
         project.build()
 
 

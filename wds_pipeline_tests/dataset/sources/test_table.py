@@ -231,7 +231,7 @@ def test_missing_files_can_be_errors(project: TableProject) -> None:
     ("name", "text", "more", "message"),
     [
         ("t.csv", "id,captoin\n1,2\n", {},
-         r"fields.txt: .*t.csv: no column 'caption'; did you mean 'captoin'"),
+         r"fields.txt: .*t.csv: no column 'caption'; its columns: 'id', 'captoin'; did you mean 'captoin'"),
         ("t.jsonl", '{"Id": 1, "caption": "x"}\n', {}, r"table.key: .*no column 'id'"),
         ("t.parquet", as_parquet([{"id": 1}]), {}, r"no column 'caption'; its columns: 'id'"),
         ("t.csv", "id,caption,caption\n1,2,3\n", {}, r"two columns are called 'caption'"),
