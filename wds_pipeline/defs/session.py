@@ -28,6 +28,7 @@ from wds_pipeline.errors import ConfigError, WdsPipelineError, may_pass
 
 _RETRIES = 3
 _FIRST_WAIT = 5.0  # seconds; then twice as long each time
+_FETCHED = ("table", "recipe", "merge")  # sources that may have URLs or commands in them
 _MAY_GROW_TO = 16  # workers of a cluster that has fewer when the batches are made
 
 
@@ -55,7 +56,9 @@ class Session:
 
     @cached_property
     def listing(self) -> Listing:
-        """The source's files. Raises SourceError."""
+        """The source's files. Raises SourceError, DestinationError."""
+        if self.config.source.kind in _FETCHED:
+            self.build.open_destination()  # where what is fetched is kept
         return self.build.scan()
 
     def draft(self, options: Options) -> Draft:
