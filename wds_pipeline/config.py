@@ -19,7 +19,7 @@ from wds_pipeline.config_automation import FreshnessConfig, Schedule, SensorConf
 from wds_pipeline.config_combine import CombineConfig as CombineConfig
 from wds_pipeline.config_compute import ComputeConfig as ComputeConfig
 from wds_pipeline.config_overlay import OverlayConfig as OverlayConfig
-from wds_pipeline.config_source import DatasetSource
+from wds_pipeline.config_source import KINDS, DatasetSource
 from wds_pipeline.config_source import SourceConfig as SourceConfig
 from wds_pipeline.config_split import SplitConfig as SplitConfig
 from wds_pipeline.config_split import check_split_name as check_split_name
@@ -394,7 +394,7 @@ class DatasetConfig(Model):
 
     def shown_url(self, part: Literal["source", "destination"]) -> str:
         """The URL for people: with `${NAME}` where the file says so, and not what that stands for."""
-        written = str(self.written.get(part, {}).get("url", ""))
+        written = _first_url(self.written.get(part))
         if "${" in written:
             return written
         return self.source_url if part == "source" else self.destination_url
@@ -403,6 +403,16 @@ class DatasetConfig(Model):
         """A digest of all that decides what a build publishes (not of who does the work, or when)."""
         parts = self.model_dump(mode="json", exclude=_NOT_OF_THE_CONTENT)
         return xxhash.xxh3_128_hexdigest(json.dumps(parts, sort_keys=True).encode())
+
+
+def _first_url(written: Any) -> str:
+    """The first URL of a source or destination as its file has it, whatever its kind is."""
+    if isinstance(written, Mapping):
+        names = ("url", "urls", *KINDS)
+        return _first_url(next((written[name] for name in names if name in written), ""))
+    if isinstance(written, list):
+        return _first_url(written[0]) if written else ""
+    return str(written or "")
 
 
 def json_schema() -> dict[str, Any]:

@@ -130,15 +130,29 @@ def test_beside_a_users_own_definitions() -> None:
     assert whole.executor is dg.multiprocess_executor
 
 
-def test_a_secret_in_a_url_is_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "source",
+    [
+        "url: '/raw/${WORD}'",
+        "shards: '/raw/${WORD}'",
+        "shards: ['/raw/${WORD}', '/raw/b.tar']",
+        "table: {url: '/raw/${WORD}', fields: {txt: caption}}",
+        "recipe: '/raw/${WORD}'",
+        "dataset: {url: '/raw/${WORD}'}",
+    ],
+)
+def test_a_secret_in_a_url_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
+) -> None:
     monkeypatch.setenv("WORD", "hunter2")
     file = tmp_path / "one.yaml"
     file.write_text(
-        "name: one\nsource: {url: '/raw/${WORD}'}\ndestination: {url: '/out/${WORD}'}\n"
+        f"name: one\nsource: {{{source}}}\n"
+        "destination: {url: '/out/${WORD}'}\n"
         "sensor: {}\nschedule: '@daily'\n"
     )
     loaded = load_config(file)
-    assert loaded.source_url == "/raw/hunter2"
+    assert "/raw/hunter2" in loaded.source_url
     defs = build_defs([loaded])
     shown = [str(job.metadata) + str(job.description) for job in defs.jobs or []]
     shown += [str(vars(each)) for each in (*(defs.sensors or []), *(defs.schedules or []))]
