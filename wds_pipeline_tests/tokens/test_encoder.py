@@ -12,7 +12,10 @@ import pytest
 import torch
 
 from wds_pipeline.errors import ConfigError, DataError
+from wds_pipeline.tokens.parameters import TextParameters
+from wds_pipeline.tokens.text import Text
 from wds_pipeline.tokens.tokenize import Tokenize
+from wds_pipeline.transforms.api import Rejected
 from wds_pipeline_tests.tokens.conftest import parameters
 from wds_pipeline_tests.tokens.tiny import (
     HERE,
@@ -171,3 +174,23 @@ def test_tokenizers_of_transformers(make: Make, files: Path, tmp_path: Path) -> 
     made = make("pairs", text={"tokenizer": str(tmp_path)})
     alone = Made(make("pairs"), SAMPLES)
     assert (Made(made, SAMPLES)["txt_input_ids"] == alone["txt_input_ids"]).all()
+
+
+def test_a_tokenizer_that_is_python_alone(tmp_path: Path) -> None:
+    """ByT5's: an id is a byte plus 3, and 1 ends a text."""
+    from transformers import ByT5Tokenizer
+
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    assert not (tmp_path / "tokenizer.json").exists()
+
+    def encode(text: str, limit: int | None = None, **rules: Any) -> list[int] | Rejected:
+        made = Text(TextParameters(tokenizer=str(tmp_path), **rules))
+        return made.encode([text, "another"], limit)[0]
+
+    plain = [byte + 3 for byte in "h\u00e9llo".encode()]
+    assert encode("h\u00e9llo", special_tokens=True) == [*plain, 1]
+    assert encode("h\u00e9llo", special_tokens=False) == plain
+    assert encode("h\u00e9llo", 4, special_tokens=True) == [*plain[:3], 1]
+    assert encode("h\u00e9llo", 4, special_tokens=False, eos=1) == [*plain[:3], 1]
+    assert isinstance(encode("h\u00e9llo", 4, truncation=False), Rejected)
+    assert isinstance(encode("", special_tokens=True), Rejected)
