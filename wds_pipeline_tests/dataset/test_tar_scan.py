@@ -248,7 +248,7 @@ def test_an_extended_header_without_bounds() -> None:
     [
         (b"", "0 bytes"),
         (b"\xff\xd8" * 2000, "size field"),
-        (gzip.compress(make()) + bytes(512), "gzip"),
+        (gzip.compress(make(), mtime=0) + bytes(512), "gzip"),
         (bytes(range(256)) * 8, ""),
     ],
 )
