@@ -288,6 +288,11 @@ class DatasetConfig(Model):
                 raise ValueError(
                     "split: with shards.layout: source the splits are the other dataset's"
                 )
+            for name in sorted(self.shards.model_fields_set - {"digest", "layout"}):
+                raise ValueError(
+                    f"shards.{name}: with shards.layout: source the shards are as large as that dataset's; "
+                    "remove one of the two"
+                )
         return self
 
     @model_validator(mode="after")

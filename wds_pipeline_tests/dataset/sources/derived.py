@@ -29,6 +29,8 @@ class Derived(Project):
         for key, value in {**self.options, **more}.items():
             merge = isinstance(value, dict) and isinstance(values.get(key), dict)
             values[key] = {**values[key], **value} if merge else value
+        if values["shards"].get("layout") == "source":
+            del values["shards"]["max_bytes"]
         return DatasetConfig.model_validate(values)
 
 

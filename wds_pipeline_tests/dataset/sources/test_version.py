@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import xxhash
+from pydantic import ValidationError
 
 from wds_pipeline.compute import open_pool
+from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset import seal, shard_report, version
 from wds_pipeline.dataset.audit import audit, audit_rules
 from wds_pipeline.dataset.build import Build, build
@@ -317,6 +319,13 @@ def test_one_to_one(moving: Project, tmp_path: Path) -> None:
     project.build()
     same_layout(project, moving)
     assert project.build().status == "unchanged"
+
+
+@pytest.mark.parametrize("key", ["max_bytes", "max_samples", "seed", "compact_below"])
+def test_a_size_does_not_go_with_one_to_one(key: str) -> None:
+    values = {"name": "b", "source": {"dataset": "a"}, "destination": {"url": "b"}}
+    with pytest.raises(ValidationError, match=f"shards.{key}: with shards.layout: source"):
+        DatasetConfig.model_validate({**values, "shards": {"layout": "source", key: 1}})
 
 
 def test_one_to_one_with_some_samples(moving: Project, tmp_path: Path) -> None:
