@@ -3,8 +3,8 @@
 sources/<kind>/<batch>.tar      the contents, as members named by the items' ids
 sources/<kind>/<batch>.parquet  one row an item (`STATUS`), written when the tar is whole
 
-Nothing is written twice: a batch whose table is not there was cut short, and its tar is removed when it is
-old. Of several rows of one item the last batch's counts. Removing the folder has everything fetched again.
+Nothing is written twice: a batch whose table is not there was cut short. Of several rows of one item the last
+batch's counts. Removing the folder has everything fetched again.
 """
 
 from __future__ import annotations
@@ -50,8 +50,7 @@ _USED = ["id", "status", "detail", "bytes", "content", "offset"]
 _BATCH_BYTES = 256_000_000
 _BATCH_ROWS = 10_000
 _BATCH_SECONDS = 60.0  # what a build that is killed loses at most, beside what is under way
-_OLD_SECONDS = 24 * 3600.0
-_TAR, _TABLE = ".tar", ".parquet"
+TAR, TABLE = ".tar", ".parquet"
 
 
 def id_of(wanted: str) -> str:
@@ -99,15 +98,15 @@ class Kept:
 
     def load(self) -> Items:
         """What is there, newest first, one row an item."""
-        names = {file.path.removeprefix(self.folder) for file in self._files()}
+        names = {file.path.removeprefix(self.folder) for file in self.files()}
         names = {name for name in names if not name.startswith(TEMPORARY)}
-        batches = sorted((name for name in names if name.endswith(_TABLE)), reverse=True)
+        batches = sorted((name for name in names if name.endswith(TABLE)), reverse=True)
         found = self.storage.at_once(self._table, batches)
         tables, parts = [_NOTHING], list[str]()
         for name, table in zip(batches, found, strict=True):
             if table is None:
                 continue
-            part = name.removesuffix(_TABLE) + _TAR
+            part = name.removesuffix(TABLE) + TAR
             if part not in names:  # somebody removed it
                 table = table.filter(pc.not_equal(table["status"], OK))
             tables.append(table.append_column("part", pa.repeat(len(parts), table.num_rows)))
@@ -128,21 +127,9 @@ class Kept:
                 "remove it to have that fetched again"
             ) from error
 
-    def _files(self) -> Iterator[FileInfo]:
+    def files(self) -> Iterator[FileInfo]:
+        """All files of the folder, also what is no batch."""
         return self.storage.list_files(self.folder.rstrip("/"))
-
-    def tidy(self, items: Items) -> None:
-        """Removes old tars that were cut short, and tables of failures that later ones have replaced."""
-        files = {file.path: file for file in self._files()}
-        needed = {items.parts[n] for n in np.unique(items.rows["part"].to_numpy()).tolist()}
-        for path, file in files.items():
-            stem, dot, ending = path.rpartition(".")
-            cut = dot + ending == _TAR and stem + _TABLE not in files
-            if cut or path.startswith(self.folder + TEMPORARY):
-                if time.time() - file.modified > _OLD_SECONDS:
-                    self.storage.delete(path)
-            elif dot + ending == _TABLE and stem + _TAR not in files and stem + _TAR not in needed:
-                self.storage.delete(path)
 
 
 _NOTHING = pa.schema(
@@ -203,7 +190,7 @@ class Batches:
         if self._file is None:
             self._open = ExitStack()
             self._file = self._open.enter_context(
-                self.kept.storage.create(self.kept.folder + self._name + _TAR)
+                self.kept.storage.create(self.kept.folder + self._name + TAR)
             )
         head = tar.header(item.id, item.size)
         self._file.write(head)
@@ -227,5 +214,5 @@ class Batches:
                 for values, kind in zip(zip(*self._rows, strict=True), STATUS, strict=True)
             ]
             table = pa.table(columns, schema=STATUS)
-            self.kept.storage.put(self.kept.folder + self._name + _TABLE, parquet_bytes(table))
+            self.kept.storage.put(self.kept.folder + self._name + TABLE, parquet_bytes(table))
         self._rows, self._name = [], ""

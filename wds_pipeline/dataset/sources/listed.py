@@ -15,9 +15,9 @@ from wds_pipeline.config import DatasetConfig
 from wds_pipeline.dataset.listing import Listing
 from wds_pipeline.dataset.origins import Origins
 from wds_pipeline.dataset.sources.base import Progress, Source
-from wds_pipeline.dataset.sources.declared import Declared
+from wds_pipeline.dataset.sources.declared import AWAY, Declared
 from wds_pipeline.dataset.sources.kept import OK, Items, Kept
-from wds_pipeline.dataset.sources.put_away import PutAway
+from wds_pipeline.dataset.sources.put_away import PutAway, ids_of
 from wds_pipeline.dataset.sources.resolve import (
     Settled,
     declared_digest,
@@ -25,6 +25,7 @@ from wds_pipeline.dataset.sources.resolve import (
     with_files,
     with_ids,
 )
+from wds_pipeline.dataset.sources.tidy_kept import DAY, tidy_kept
 from wds_pipeline.dataset.watch import Look
 from wds_pipeline.errors import SourceError
 from wds_pipeline.storage import Storage, open_storage
@@ -81,7 +82,13 @@ class ListedSource(Source):
         digest = declared_digest(table)
         items = self._items(table, rows, ids, progress)
         put = self._put
-        away = put.items() if put is not None and put.used else None
+        away = None
+        if put is not None and put.used:
+            rows_away = np.flatnonzero(table["kind"].to_numpy() == AWAY)
+            away = put.items(
+                ids_of(table["fingerprint"].take(pa.array(rows_away))),
+                self.config.retention.days * DAY,
+            )
         keeper = len(self.bases)
         found = settled(table, rows, ids, items, declared.details, keeper, away)
         self._warn(found)
@@ -134,8 +141,7 @@ class ListedSource(Source):
             counts = self.fetch(table, missing, kept, progress)
             self.fetched = counts[OK] > 0
             items = kept.load()
-        kept.tidy(items)
-        return items
+        return tidy_kept(kept, items, ids, self.config.retention.days * DAY)
 
     def _warn(self, found: Settled) -> None:
         one, several = self.fetches

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wds_pipeline.dataset.sources.kept import OK, Batches, Fetched, Items, Kept
+from wds_pipeline.dataset.sources.tidy_kept import tidy_kept
 from wds_pipeline.storage import CONTENT, Storage
 
 
@@ -44,10 +45,12 @@ class PutAway:
                     Fetched(name, "", OK, io.BytesIO(data), data.size, CONTENT + name)
                 )
 
-    def items(self) -> Items:
-        """All that is there, when the last is written. Raises DestinationError."""
+    def items(self, used: pa.Array, seconds: float) -> Items:
+        """All that is there, when the last is written; what is not among the `used` ids goes after so many
+        seconds. Raises DestinationError."""
         self._batches.close()
-        return self._kept.load()
+        items = self._kept.load()
+        return tidy_kept(self._kept, items, used, seconds) if self._writes else items
 
 
 def ids_of(fingerprints: pa.Array) -> pa.Array:
