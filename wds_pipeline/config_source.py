@@ -168,6 +168,8 @@ class RecipeSource(Model):
     """The folder or URL that the paths start at; by default the list's folder."""
     allow_pipe: bool = False
     """Permits `pipe:`, which runs commands that the list has in it, as this user."""
+    timeout_seconds: float = Field(default=600, gt=0)
+    """A `pipe:` that takes longer has failed; it is ended, with all that it started."""
 
     @model_validator(mode="before")
     @classmethod

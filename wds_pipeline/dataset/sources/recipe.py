@@ -9,10 +9,13 @@ with white space. So a name has no white space in it.
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import tempfile
+import time
 from collections import Counter
-from pathlib import Path
+from contextlib import ExitStack
+from functools import partial
 from typing import IO
 
 import numpy as np
@@ -21,6 +24,7 @@ import xxhash
 
 from wds_pipeline.config import DatasetConfig
 from wds_pipeline.config_storage import Place
+from wds_pipeline.dataset.commands import Commands
 from wds_pipeline.dataset.sources.base import Progress
 from wds_pipeline.dataset.sources.declared import DATA, FILE, REMOTE, Declared, Names, as_text
 from wds_pipeline.dataset.sources.fetch import fetch_all
@@ -113,10 +117,14 @@ class RecipeSource(ListedSource):
         """Runs the commands of these lines, in the folder of the base."""
         folder = self.bases[0].locate("") if self.bases[0].folders else None
         jobs = table["text"].take(pa.array(rows)).to_pylist()
-        return fetch_all(
-            jobs, len(rows), lambda job: run(job, folder), kept,
-            concurrency=_PIPES, what="pipe", progress=progress,
-        )  # fmt: skip
+        commands = Commands()
+        work = partial(run, commands, folder, self._recipe.timeout_seconds)
+        try:
+            return fetch_all(
+                jobs, len(rows), work, kept, concurrency=_PIPES, what="pipe", progress=progress
+            )
+        finally:
+            commands.stop()
 
 
 class _Lines:
@@ -152,33 +160,37 @@ class _Lines:
         self._names = []
 
 
-def run(source: str, folder: str | None) -> Fetched:
+def run(commands: Commands, folder: str | None, seconds: float, source: str) -> Fetched:
     """Runs `pipe:command` and takes what it writes. A status of its own says how it failed."""
     command = source.removeprefix("pipe:")
     body: IO[bytes] = tempfile.SpooledTemporaryFile(_PIECE)  # type: ignore[assignment]  # noqa: SIM115
-    found = Fetched(id_of(source), source, "")
+    name, began = id_of(source), time.monotonic()
     with tempfile.TemporaryFile() as said:
-        try:
-            process = subprocess.Popen(
-                ["bash", "-c", command], cwd=folder and Path(folder), stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=said,
-            )  # fmt: skip
-        except OSError as error:
-            body.close()
-            return Fetched(found.id, source, "cannot run", detail=f"bash: {error.strerror}")
-        size, digest = 0, xxhash.xxh3_128()
-        with process:
+        bash = commands.run(
+            ["bash", "-c", command], seconds, cwd=folder, stdout=subprocess.PIPE, stderr=said
+        )
+        with ExitStack() as stack:
+            try:
+                process = stack.enter_context(bash)
+            except OSError as error:
+                body.close()
+                return Fetched(name, source, "cannot run", detail=f"bash: {error.strerror}")
+            size, digest = 0, xxhash.xxh3_128()
             assert process.stdout is not None
-            while data := process.stdout.read(_PIECE):
-                size += len(data)
-                digest.update(data)
-                body.write(data)
-        code = process.returncode
+            with process.stdout:
+                while data := process.stdout.read(_PIECE):
+                    size += len(data)
+                    digest.update(data)
+                    body.write(data)
+            code = process.wait()
         if code:
             body.close()
-            return Fetched(found.id, source, f"exit {code}", code=code, detail=_tail(said))
+            status = f"exit {code}"
+            if code == -signal.SIGKILL and time.monotonic() - began >= seconds:
+                status = f"ended after {seconds:g} s (timeout_seconds)"
+            return Fetched(name, source, status, code=code, detail=_tail(said))
     body.seek(0)
-    return Fetched(found.id, source, OK, body, size, CONTENT + digest.hexdigest(), code)
+    return Fetched(name, source, OK, body, size, CONTENT + digest.hexdigest(), code)
 
 
 def _tail(said: IO[bytes]) -> str:

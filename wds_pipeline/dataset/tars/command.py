@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import tempfile
-import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from wds_pipeline.dataset.commands import Commands
 from wds_pipeline.dataset.tars.map import Failed
 from wds_pipeline.dataset.tars.read import LARGE, Spool
 from wds_pipeline.dataset.tars.sample import Data, Member, Sample, pieces
@@ -31,9 +30,7 @@ class Command:
 
     def __init__(self, command: str) -> None:
         self._command = command
-        self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._stopped = False
+        self._commands = Commands()
 
     def __call__(self, sample: Sample) -> list[Sample] | Failed:
         with tempfile.TemporaryDirectory(
@@ -57,34 +54,18 @@ class Command:
 
     def stop(self) -> None:
         """Ends the commands that run, with all that they started; no other begins."""
-        with self._lock:
-            self._stopped = True
-            for process in self._running:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+        self._commands.stop()
 
     def _run(self, sample: Sample, folder: Path, temporary: Path, said: IO[bytes]) -> int:
         environment = {**os.environ, "WDS_KEY": sample.key, "TMPDIR": str(temporary)}
-        with self._lock:
-            if self._stopped:
-                return -signal.SIGKILL
-            process = subprocess.Popen(
-                [_SHELL, "-c", self._command],
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            self._running.add(process)
-        try:
+        with self._commands.run(
+            [_SHELL, "-c", self._command],
+            cwd=folder,
+            env=environment,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+        ) as process:
             return process.wait()
-        finally:
-            with self._lock:
-                self._running.discard(process)
-                with suppress(ProcessLookupError, PermissionError):  # what it left running
-                    os.killpg(process.pid, signal.SIGKILL)
 
 
 def _told(code: int) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -13,6 +18,7 @@ from wds_pipeline.dataset.preview import preview
 from wds_pipeline.dataset.sources import open_source
 from wds_pipeline.dataset.sources.recipe import RecipeSource
 from wds_pipeline.errors import ConfigError, DataError, SourceError
+from wds_pipeline_tests.cli.conftest import Cli
 from wds_pipeline_tests.conftest import png
 from wds_pipeline_tests.dataset.sources.table_project import TableProject
 
@@ -96,6 +102,51 @@ def test_commands_run_once_and_failures_again(project: TableProject) -> None:
         if row["status"] != "ok"
     ]
     assert set(rows) == {(f"pipe:echo bad >> {log}; echo oh no >&2; exit 3", 3)}
+
+
+def ended(pid: int) -> bool:
+    """Within a moment; what nobody waits for stays as a zombie on a machine without an init."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for _ in range(100):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return True
+            time.sleep(0.05)
+        return False
+    return True
+
+
+def test_a_command_that_hangs(project: TableProject) -> None:
+    """It is ended with all that it started, and tried again by the next build."""
+    pid = project.folder / "pid"
+    text = f"a.txt text:1\nb.txt pipe:sleep 600 & echo $! > {pid}; wait; echo ok\n"
+    project.recipe(text, allow_pipe=True, timeout_seconds=0.5).build()
+    assert set(project.published()) == {"a"}
+    reason, detail = project.quarantine()["b"]
+    assert reason == "download_failed"
+    assert detail == "b.txt: ended after 0.5 s (timeout_seconds): it said nothing"
+    assert ended(int(pid.read_text()))
+    project.recipe(text.replace("sleep 600", "true"), allow_pipe=True).build()
+    assert set(project.published()) == {"a", "b"}
+
+
+def test_commands_end_with_the_build(project: TableProject) -> None:
+    """Ctrl-C reaches no command by itself: each leads a session of its own."""
+    pid = project.folder / "pid"
+    project.recipe(f"a.txt pipe:sleep 600 & echo $! > {pid}; wait\n", allow_pipe=True)
+    cli = Cli(project)
+    cli.configure()
+    build = subprocess.Popen(
+        [sys.executable, "-m", "wds_pipeline.cli", "build", "small"], env=cli.environment
+    )
+    try:
+        while build.poll() is None and not (pid.exists() and pid.read_text().endswith("\n")):
+            time.sleep(0.02)
+        build.terminate()
+        assert build.wait(30) == 143
+    finally:
+        build.kill()
+    assert ended(int(pid.read_text()))
 
 
 names = st.text(
