@@ -162,12 +162,13 @@ def undisturbed() -> Iterator[None]:
 
 
 def job_name(job: Any) -> str:
-    """What a job is about, for messages: a shard's name."""
+    """What a job is about, for messages: a shard's name, or a sample's key."""
     for part in (job, getattr(job, "recipe", None), getattr(job, "wanted", None)):
         name = getattr(part, "name", None)
         if isinstance(name, str):
             return name
-    return "a job"
+    key = getattr(job, "key", None)
+    return f"sample {key!r}" if isinstance(key, str) else "a job"
 
 
 def run_here(work: Callable[[Job], Result], job: Job) -> Result:

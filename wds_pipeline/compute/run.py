@@ -24,7 +24,8 @@ def pool_size(pool: Executor) -> int:
     return int(getattr(pool, "_max_workers", 0))
 
 
-def _submit(pool: Executor, work: Callable[[Job], Result], job: Job) -> Future[Result]:
+def submit(pool: Executor, work: Callable[[Job], Result], job: Job) -> Future[Result]:
+    """As `pool.submit`; raises BrokenProcessPool whenever a worker process has died."""
     try:
         return pool.submit(work, job)
     except OSError as error:
@@ -32,6 +33,12 @@ def _submit(pool: Executor, work: Callable[[Job], Result], job: Job) -> Future[R
         if isinstance(pool, ProcessPoolExecutor):
             raise BrokenProcessPool(str(error)) from error
         raise
+
+
+def death(pool: Executor) -> str:
+    """What ended the worker by which the pool broke, as far as that is known."""
+    how = pool.death() if isinstance(pool, Workers) else ""
+    return how or "killed by the system, often for want of memory"
 
 
 def run_all(
@@ -57,7 +64,7 @@ def run_all(
             most = ahead or max(_LEAST_AHEAD, _FOR_EACH_WORKER * pool_size(pool))
             for job in islice(waiting, max(0, most - len(running))):
                 with undisturbed():
-                    future = _submit(pool, work, job)
+                    future = submit(pool, work, job)
                     running[future] = job
                     future.add_done_callback(done.put)
             if not running:
@@ -65,10 +72,9 @@ def run_all(
             future = done.get()
             yield running.pop(future), future.result()
     except BrokenProcessPool as error:
-        how = pool.death() if isinstance(pool, Workers) else ""
         raise WorkerError(
-            f"a worker process died ({how or 'killed by the system, often for want of memory'}); the "
-            "shards sealed so far are kept: build again, or set compute.workers lower"
+            f"a worker process died ({death(pool)}); the shards sealed so far are kept: build again, or set "
+            "compute.workers lower"
         ) from error
     finally:
         # A process pool drops them itself: before Python 3.12 its thread fails on one that is cancelled.

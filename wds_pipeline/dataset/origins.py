@@ -50,6 +50,7 @@ GONE = -2  # in the place of a store: the source has no such content any more
 _GAP = 16 * 1024
 _RUN = 4 * BLOCK  # bytes asked of a store at once
 _VECTORS = 1000  # of one system call; Linux takes 1,024
+_MEND = "a published dataset's shard is packed anew by `wds-pipeline verify NAME --repair`"
 _OPEN = 64  # files of this machine at a time
 
 
@@ -264,7 +265,7 @@ class OriginReader:
         if file not in self._checked:  # a store is asked once for each tar
             self._checked[file] = store.stat(origin.file) is not None
         if not self._checked[file]:
-            raise SourceChanged(path, f"{store.locate(origin.file)} is gone")
+            raise _gone(path, store, origin.file)
         if self._local[origin.store]:
             for _ in self.read_chunks(path, size, fingerprint):
                 pass
@@ -327,7 +328,7 @@ def _told(path: str, store: Storage, file: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise SourceChanged(path, f"{store.locate(file)} is gone") from error
+        raise _gone(path, store, file) from error
     except SourceChanged as error:
         raise SourceChanged(path, f"{file}: {error.reason}") from error
     except SourceError:
@@ -390,8 +391,12 @@ def _check(read: Read, data: bytes | memoryview, file: str = "") -> None:
         raise _other_content(read.path, file)
 
 
+def _gone(path: str, store: Storage, file: str) -> SourceChanged:
+    return SourceChanged(path, f"{store.locate(file)} is gone; {_MEND}")
+
+
 def _other_content(path: str, file: str) -> SourceChanged:
     where = f"{file}: " if file else ""
     return SourceChanged(
-        path, f"{where}its content is not what was scanned; it was replaced, or is damaged"
+        path, f"{where}its content is not what was scanned; it was replaced, or is damaged; {_MEND}"
     )

@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Literal, NamedTuple, get_args
 
-from wds_pipeline.compute import pool_size
+from wds_pipeline.compute import death, pool_size, submit
 from wds_pipeline.compute.processes import run_here, undisturbed
 from wds_pipeline.dataset.tars.account import Account
 from wds_pipeline.dataset.tars.cat import write_all
@@ -49,15 +49,14 @@ def map_each(work: Work, pool: Executor) -> Callable[[Iterator[Sample]], Iterato
             for sample in samples:
                 given = _in_memory(sample) if processes else sample
                 with undisturbed():
-                    running.append((sample, pool.submit(job, given)))
+                    running.append((sample, submit(pool, job, given)))
                 if len(running) >= most:
                     yield _result(*running.popleft())
             while running:
                 yield _result(*running.popleft())
         except BrokenProcessPool as error:
             raise WorkerError(
-                "a worker process died (killed by the system, often for want of memory): nothing was "
-                "written; set --workers lower"
+                f"a worker process died ({death(pool)}): nothing was written; set --workers lower"
             ) from error
         finally:
             if not processes:

@@ -167,7 +167,7 @@ class TarReader:
         elif members:
             self._account.note("left out, which may lack members", key)
         for kind, count in found.others.items():
-            self._account.note(f"members left out: {kind}", count=count)
+            self._account.note(f"left out, no part of a sample: {kind}", count=count)
 
     def _await(self, found: Walked) -> None:
         """Takes from the walk's lists what is new; its last member stays there."""
@@ -199,7 +199,7 @@ class TarReader:
             return None
         self._waiting.popleft()
         if isinstance(found, str):
-            self._account.note(f"members left out: {LEFT_OUT[found]}", name)
+            self._account.note(f"left out, no part of a sample: {LEFT_OUT[found]}", name)
             return key, None
         return found[0], Member(found[1], data, offset)
 

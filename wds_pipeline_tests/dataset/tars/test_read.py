@@ -83,11 +83,11 @@ def test_what_is_no_part_of_a_sample_is_counted(tmp_path: Path) -> None:
     assert samples(tmp_path / "out.tar") == [("a", (("jpg", b""), ("txt", b"")))]
     notes = "\n".join(account.lines())
     for text in (
-        "1 members left out: without a key and an extension, such as README",
-        "1 members left out: with a name __…__",
-        "1 members left out: droppings of macOS",
-        "1 members left out: folders",
-        "1 members left out: symbolic links",
+        "1 left out, no part of a sample: without a key and an extension, such as README",
+        "1 left out, no part of a sample: with a name __…__",
+        "1 left out, no part of a sample: droppings of macOS",
+        "1 left out, no part of a sample: folders",
+        "1 left out, no part of a sample: symbolic links",
     ):
         assert text in notes
 
