@@ -73,7 +73,7 @@ def bytes_of(kept: Kept) -> int:
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Kept:
-    return Kept(LocalStorage(str(tmp_path)), "downloads")
+    return Kept(LocalStorage(tmp_path), "downloads")
 
 
 def test_what_is_used_stays(kept: Kept) -> None:
@@ -164,7 +164,7 @@ def test_failures_of_which_there_is_newer_word(kept: Kept) -> None:
 def test_nothing_that_is_asked_for_is_lost(
     tmp_path_factory: pytest.TempPathFactory, batches: list[tuple[set[str], str]], used: set[str]
 ) -> None:
-    kept = Kept(LocalStorage(str(tmp_path_factory.mktemp("kept"))), "downloads")
+    kept = Kept(LocalStorage(tmp_path_factory.mktemp("kept")), "downloads")
     good: set[str] = set()
     for names, status in batches:
         fetch(kept, sorted(names - good), status)  # what is there is not fetched again
