@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -288,7 +290,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cluster_of_our_own() -> None:
     """Three deaths of the same job are too many; nothing is left."""
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    before = set(children())
     config = ComputeConfig(kind="dask", workers=1)
     assert worker_count(config) == 1
     with pytest.raises(WorkerError, match="a job: 3 workers died"), open_pool(config) as pool:
@@ -296,11 +298,23 @@ def test_a_cluster_of_our_own() -> None:
         assert sorted(run_all(pool, square, range(20))) == [(n, n * n) for n in range(20)]
         list(run_all(pool, die, [1]))
 
-    def left() -> set[int]:
-        children = psutil.Process().children(recursive=True)
-        return {each.pid for each in children if "resource_tracker" not in str(each.cmdline())}
+    wait_until(lambda: children().keys() <= before, 60)
+    left = [command for pid, command in children().items() if pid not in before]
+    assert not left
 
-    assert wait_until(lambda: not left() - before)
+
+def children() -> dict[int, str]:
+    """What runs below this process, but for the servers that `multiprocessing` keeps until its end."""
+    found = {}
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            command = " ".join(child.cmdline())
+            zombie = child.status() == psutil.STATUS_ZOMBIE
+            if not zombie and not re.search(
+                r"multiprocessing\.(resource_tracker|forkserver)", command
+            ):
+                found[child.pid] = command
+    return found
 
 
 DRIVER = """
