@@ -23,6 +23,9 @@ class CombineConfig(Model):
     allow_missing: bool = False
     """Go on without shards that are missing or damaged: their rows get idx -1 and write_flag 0."""
 
+    automatic: bool = False
+    """Under Dagster's daemon, each new version is combined by itself."""
+
     @field_validator("url")
     @classmethod
     def _folder(cls, url: str) -> str:

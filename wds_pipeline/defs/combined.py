@@ -1,18 +1,24 @@
-"""`combined` of a token dataset: one memory-mapped folder a split, by `<name>_combine` or by a click."""
+"""`combined` of a token dataset: one memory-mapped folder a split, by its job, its sensor, or a click."""
 
 from typing import Any
 
 import dagster as dg
 
 from wds_pipeline.config import CombineConfig, DatasetConfig
+from wds_pipeline.dataset import version
 from wds_pipeline.dataset.wording import counted, human_bytes
 from wds_pipeline.defs import keys, metadata
 from wds_pipeline.defs.progress import progress_lines
 from wds_pipeline.defs.session import Session
+from wds_pipeline.defs.source_sensor import SourceTickError
 from wds_pipeline.defs.upkeep_job import published
+from wds_pipeline.errors import WdsPipelineError
+from wds_pipeline.storage import open_storage
 from wds_pipeline.tokens import combine as combine_module
 from wds_pipeline.tokens.combine import Result, TokenVersion, combine, default_destination
 from wds_pipeline.tokens.combined import Combined
+
+_SECONDS = 30  # between two looks, which read one small file
 
 
 def combined_asset(config: DatasetConfig) -> dg.AssetsDefinition | None:
@@ -53,6 +59,36 @@ def combine_job(config: DatasetConfig) -> Any:
         selection=[keys.asset_key(config.name, keys.COMBINED)],
         description=f"Makes one memory-mapped folder a split of the newest version of {config.name}.",
         executor_def=dg.in_process_executor,
+        tags={keys.DATASET_TAG: config.name},
+    )
+
+
+def combine_sensor(config: DatasetConfig, job: Any) -> dg.SensorDefinition | None:
+    """What combines each new version; None unless `combine.automatic` says so."""
+    if config.combine is None or not config.combine.automatic:
+        return None
+
+    def evaluate(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        try:
+            manifest = version.latest(open_storage(config.destination_place))
+        except WdsPipelineError as error:
+            raise SourceTickError(str(error)) from None
+        if manifest is None:
+            return dg.SensorResult(skip_reason=f"{config.name}: the first version is waited for")
+        key = f"{manifest.version} {manifest.write_id}"
+        if key == context.cursor:
+            # One that failed is told, not repeated: what it lacks does not come by itself.
+            said = f"{config.name}: a run for version {manifest.version} was launched"
+            return dg.SensorResult(skip_reason=said, cursor=key)
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=key)], cursor=key)
+
+    return dg.SensorDefinition(
+        name=keys.combine_sensor_name(config.name),
+        job=job,
+        evaluation_fn=evaluate,
+        minimum_interval_seconds=_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Combines each new version of {config.name}.",
         tags={keys.DATASET_TAG: config.name},
     )
 

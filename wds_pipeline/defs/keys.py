@@ -60,6 +60,11 @@ def combine_job_name(dataset: str) -> str:
     return f"{dataset}_combine"
 
 
+def combine_sensor_name(dataset: str) -> str:
+    """The name of the sensor that combines each new version of a token dataset."""
+    return f"{dataset}_combine_sensor"
+
+
 def schedule_name(job: str) -> str:
     """The name of the schedule that starts a job."""
     return f"{job}_schedule"

@@ -13,7 +13,7 @@ from wds_pipeline.defs import compute, keys, lineage
 from wds_pipeline.defs.alerts import Alert, build_alerts
 from wds_pipeline.defs.assets import build_assets
 from wds_pipeline.defs.checks import build_checks
-from wds_pipeline.defs.combined import combine_job, combined_asset
+from wds_pipeline.defs.combined import combine_job, combine_sensor, combined_asset
 from wds_pipeline.defs.job import build_job
 from wds_pipeline.defs.schedules import build_schedules
 from wds_pipeline.defs.session import session_resource
@@ -66,12 +66,16 @@ def _dataset(config: DatasetConfig, executor: dg.ExecutorDefinition) -> dg.Defin
         warnings.simplefilter("ignore", dg.BetaWarning)  # of `backfill_policy`, since years
         assets = build_assets(config)
         combined = combined_asset(config)
+    sensors = [sensor]
+    if combined:
+        jobs.append(combine_job(config))
+        sensors.append(combine_sensor(config, jobs[-1]))
     return dg.Definitions(
         assets=[*assets, *([combined] if combined else [])],
         asset_checks=build_checks(config),
-        jobs=[*jobs, *([combine_job(config)] if combined else [])],
+        jobs=jobs,
         schedules=build_schedules(config, {job.name: job for job in jobs}),
-        sensors=[sensor] if sensor else [],
+        sensors=[each for each in sensors if each],
         resources={
             keys.session_key(config.name): session_resource(config),
             compute.KEY: compute.compute,

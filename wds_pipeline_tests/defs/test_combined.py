@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from wds_pipeline.config import DatasetConfig
@@ -80,6 +81,36 @@ def test_the_job_copies_what_changed(tokens: Chain) -> None:
     tokens.add(**{**tokens.datasets["tokens"], "combine": {"splits": ["test"]}})
     message = failure_of(tokens.materialize("tokens", keys.COMBINED, fails=True))
     assert "'test'" in message
+
+
+def test_each_new_version_by_itself(tokens: Chain) -> None:
+    names = {sensor.name for sensor in tokens.defs.sensors or []}
+    assert keys.combine_sensor_name("tokens") not in names, "only where it is wanted"
+    options = tokens.datasets["tokens"]
+    tokens.add(**{**options, "combine": {**options["combine"], "automatic": True}})
+    sensor = tokens.defs.resolve_sensor_def(keys.combine_sensor_name("tokens"))
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    cursor = None
+
+    def tick() -> bool:
+        nonlocal cursor
+        with dg.build_sensor_context(tokens.instance, cursor=cursor) as context:
+            answer = sensor.evaluate_tick(context)
+        cursor = answer.cursor
+        for request in answer.run_requests or ():
+            job = tokens.defs.resolve_job_def(sensor.job_name)
+            assert request.run_key and job.execute_in_process(instance=tokens.instance).success
+        return bool(answer.run_requests)
+
+    assert [tick(), tick()] == [True, False]
+    assert tokens.shown("tokens", keys.COMBINED)["version"] == 1
+    tokens.build()
+    assert not tick(), "nothing changed"
+    tokens.raw.write("a/0003.txt", "a boat")
+    tokens.build()
+    assert [tick(), tick()] == [True, False]
+    assert tokens.shown("tokens", keys.COMBINED)["copied"] == 1
+    assert tokens.badges() == {}
 
 
 def test_the_command_line_goes_by_the_file(tokens: Chain) -> None:
