@@ -359,7 +359,7 @@ verify: {level: decode, sample: 10%, max_pixels: 1000000, on_leak: error}
 compute: {kind: threads, workers: 4}
 retention: {versions: 3, days: 1.5}
 exports: [wids, energon]
-combine: {url: combined}
+combine: {url: combined, automatic: true}
 schedule: {build: "0 3 * * *", verify: "@daily", gc: "0 5 * * 0", timezone: Europe/Berlin}
 sensor: {interval_seconds: 60, settle_seconds: 30, tick_seconds: 20, retries: 3, retry_seconds: 300}
 freshness: {max_lag_hours: 12}

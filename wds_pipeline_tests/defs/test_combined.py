@@ -98,7 +98,7 @@ def test_each_new_version_by_itself(tokens: Chain) -> None:
             answer = sensor.evaluate_tick(context)
         cursor = answer.cursor
         for request in answer.run_requests or ():
-            job = tokens.defs.resolve_job_def(sensor.job_name)
+            job = tokens.defs.resolve_job_def(str(sensor.job_name))
             assert request.run_key and job.execute_in_process(instance=tokens.instance).success
         return bool(answer.run_requests)
 
