@@ -1,4 +1,5 @@
-"""Dagster's web server and daemon on a few small datasets, and a browser. They are started once."""
+"""Dagster's web server and daemon on a few small datasets, and a browser. They are started once, and end
+with these tests: a daemon works all the time."""
 
 from __future__ import annotations
 
@@ -59,7 +60,7 @@ def _project(folder: Path, name: str, **options: Any) -> Project:
     return project
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The servers, with nothing built yet: `small` is built by hand, `watched` and `copied` have
     a sensor, `wide` takes a while."""
@@ -95,7 +96,7 @@ def client(site: Site) -> Client:
     return site.client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def small(site: Site) -> Project:
     """The dataset `small`, built."""
     site.client.wait_for_run(site.client.launch("small_build"))
@@ -117,7 +118,7 @@ def open_chromium() -> Iterator[Browser]:
             browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     with open_chromium() as browser:
         yield browser
