@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import WithJsonSchema, field_validator, model_validator
+from pydantic import WithJsonSchema, model_validator
 
 from wds_pipeline.config_values import Glob, Model
 
@@ -48,24 +48,6 @@ class TransformConfig(Model):
         if isinstance(options.get("version"), int | float):
             options["version"] = str(options["version"])
         return {"name": str(names[0]), "parameters": parameters or {}, **options}
-
-    @field_validator("parameters")
-    @classmethod
-    def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
-        """YAML has sets and binary too: they have no order, or no JSON, and so no digest."""
-        left: list[tuple[str, Any]] = list(value.items())
-        while left:
-            name, each = left.pop()
-            if isinstance(each, set | bytes):
-                kind = (
-                    "a set; expected a list" if isinstance(each, set) else "binary; expected text"
-                )
-                raise ValueError(f"{name}: found {kind}")
-            if isinstance(each, dict):
-                left += [(f"{name}.{key}", inner) for key, inner in each.items()]
-            elif isinstance(each, list):
-                left += [(f"{name}[{number}]", inner) for number, inner in enumerate(each)]
-        return value
 
 
 Transforms = Annotated[

@@ -191,18 +191,6 @@ def test_key_rules() -> None:
     assert KeyRule(pattern="(?P<n>a)", replace=r"\g<n>x").replace == r"\g<n>x"
 
 
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ("n: {a: [1, !!set {x, y}]}", r"n.a\[1\]: found a set"),
-        ("n: !!binary aGV5", "n: found binary"),
-    ],
-)
-def test_parameters_without_a_digest_are_refused(parameters: str, message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        make(transforms=[{"some:thing": yaml.safe_load(parameters)}])
-
-
 @pytest.mark.parametrize("glob", ["**.jpg", "a**", "a/**b/*", "", "/a/**"])
 def test_globs_that_would_match_nothing_are_refused(glob: str) -> None:
     for key in ("include", "exclude"):
