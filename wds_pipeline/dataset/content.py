@@ -23,6 +23,7 @@ from typing import IO
 import numpy as np
 
 from wds_pipeline.dataset.content_image import check_image, formats_of
+from wds_pipeline.dataset.syntax import parsed
 
 # Larger files are hashed and not decoded, so that a worker stays within 256 MB.
 MAX_IN_MEMORY = 64 * 1024 * 1024
@@ -270,7 +271,7 @@ def _check_npy(file: IO[bytes], size: int) -> None:
     if length > _NPY_HEADER:
         raise ValueError(f"a header of {length:,} bytes; at most {_NPY_HEADER:,} are expected")
     text = file.read(length).decode("utf-8" if start[6] == 3 else "latin1")
-    header = ast.literal_eval(text.strip())
+    header = parsed(lambda: ast.literal_eval(text.strip()))
     dtype = np.lib.format.descr_to_dtype(header["descr"])
     if dtype.hasobject:
         raise ValueError("an array of Python objects needs pickle, which runs code")

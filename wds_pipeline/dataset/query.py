@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from wds_pipeline.config_values import did_you_mean
+from wds_pipeline.dataset.syntax import parsed
 from wds_pipeline.errors import VersionError
 
 KEY = "key"
@@ -53,7 +54,7 @@ class Query:
         self._named = named
         self.columns: set[str] = set()
         try:
-            tree = ast.parse(text.strip(), mode="eval")
+            tree = parsed(lambda: ast.parse(text.strip(), mode="eval"))
         except SyntaxError as error:
             raise self._error(f"cannot be read ({error.msg}); {_GRAMMAR}") from None
         self.expression = self._truth(tree.body)

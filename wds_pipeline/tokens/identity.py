@@ -10,6 +10,7 @@ from pathlib import Path
 
 import xxhash
 
+from wds_pipeline.dataset.syntax import parsed
 from wds_pipeline.errors import ConfigError
 
 _CHUNK = 8 * 1024 * 1024
@@ -35,9 +36,9 @@ def file_digest(path: str, parameter: str) -> str:
 
 def code_digest(path: str) -> str:
     """`xxh3-128:<hex>` of a module's code as Python reads it: a comment is none."""
-    data = Path(path).read_bytes()
+    data = code = Path(path).read_bytes()
     if path.endswith(".py"):
-        data = ast.dump(ast.parse(data)).encode()
+        data = ast.dump(parsed(lambda: ast.parse(code))).encode()
     return f"xxh3-128:{xxhash.xxh3_128_hexdigest(data)}"
 
 

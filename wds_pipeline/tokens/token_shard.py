@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from wds_pipeline.dataset import seal
 from wds_pipeline.dataset.digests import DIGESTS, Digest
 from wds_pipeline.dataset.shard_table import ShardEntry
+from wds_pipeline.dataset.syntax import parsed
 from wds_pipeline.errors import DataError, SourceChanged, VerificationError, VersionError
 from wds_pipeline.storage import Storage
 from wds_pipeline.tokens.blocks import ABOUT, ARRAY, KEYS
@@ -130,10 +131,10 @@ class TokenShard:
     def _block_rows(
         self, members: Mapping[str, Member], block: str
     ) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-        idx = np.load(io.BytesIO(self._read(members[IDX + ARRAY])), allow_pickle=False).reshape(-1)
+        idx = _array(self._read(members[IDX + ARRAY])).reshape(-1)
         written = idx != FILL
         if WRITTEN + ARRAY in members:
-            flag = np.load(io.BytesIO(self._read(members[WRITTEN + ARRAY])), allow_pickle=False)
+            flag = _array(self._read(members[WRITTEN + ARRAY]))
             written &= flag.reshape(-1) != 0
         if KEYS in members:
             keys = json.loads(bytes(self._read(members[KEYS])).decode("utf-8", "surrogatepass"))
@@ -294,6 +295,11 @@ def _by_block(members: list[Member]) -> Iterator[list[Member]]:
         yield block
 
 
+def _array(data: memoryview) -> NDArray[Any]:
+    found: NDArray[Any] = parsed(lambda: np.load(io.BytesIO(data), allow_pickle=False))
+    return found
+
+
 def read_header(file: Any, where: str) -> tuple[tuple[int, ...], str]:
     """Shape and type by the header of a `.npy` file. Raises ValueError; DataError for a type that a
     tensor cannot have."""
@@ -304,7 +310,13 @@ def read_header(file: Any, where: str) -> tuple[tuple[int, ...], str]:
     }
     if version not in read:
         raise ValueError(f"{where}: .npy version {version}")
-    shape, fortran, dtype = read[version](file)
+    # Not straight from the file, which is read once, where the parser may have to try again.
+    length = file.read(2 if version == (1, 0) else 4)
+    size = int.from_bytes(length, "little")
+    if size > _HEADER:
+        raise ValueError(f"{where}: a header of {size:,} bytes; expected at most {_HEADER:,}")
+    header = length + file.read(size)
+    shape, fortran, dtype = parsed(lambda: read[version](io.BytesIO(header)))
     if not shape or fortran or dtype.kind not in "biuf" or dtype.str[0] == ">":
         raise DataError(
             f"{where}: found {dtype} {shape}{', columns first' if fortran else ''}; expected rows of "

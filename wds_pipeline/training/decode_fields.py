@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from wds_pipeline.dataset.syntax import parsed
 from wds_pipeline.training import tenbin
 
 MAX_UNPACKED = 1024 * 1024 * 1024
@@ -69,9 +70,9 @@ def _npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     stream = io.BytesIO(header)
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
-        found = np.lib.format.read_array_header_1_0(stream, max_header_size=_NPY_HEADER)
+        found = _parsed(np.lib.format.read_array_header_1_0, stream)
     elif version == (2, 0):
-        found = np.lib.format.read_array_header_2_0(stream, max_header_size=_NPY_HEADER)
+        found = _parsed(np.lib.format.read_array_header_2_0, stream)
     elif version == (3, 0):  # 2.0 in UTF-8; NumPy reads it by no function of its own
         plain = header[12:].decode("utf-8").encode("latin-1", "backslashreplace")
         again = header[:6] + b"\2\0" + len(plain).to_bytes(4, "little") + plain
@@ -86,9 +87,20 @@ def _npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     return shape, column_first, dtype
 
 
+def _parsed(read: Any, stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    begin = stream.tell()
+
+    def parse() -> tuple[tuple[int, ...], bool, np.dtype]:
+        stream.seek(begin)
+        found: tuple[tuple[int, ...], bool, np.dtype] = read(stream, max_header_size=_NPY_HEADER)
+        return found
+
+    return parsed(parse)
+
+
 def pickled_npy(data: bytes) -> np.ndarray:
     """As `npy`, and arrays of objects, which runs code from the data."""
-    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=True)
+    return parsed(lambda: np.lib.format.read_array(io.BytesIO(data), allow_pickle=True))
 
 
 def npz(data: bytes, allow_pickle: bool = False) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+from wds_pipeline.dataset.syntax import parsed
+
 
 def modules_of(target: str) -> list[str]:
     """The modules of `module:name` that are files, the named one first, definitions after what uses them."""
@@ -192,7 +194,8 @@ def _state(path: str) -> tuple[int, int]:
 def _parsed(path: str, _modified: int, _size: int) -> ast.Module | None:
     """A module's syntax tree; None if it has none, or a mistake in it, which its import will tell."""
     try:
-        return ast.parse(Path(path).read_bytes()) if path.endswith(".py") else None
+        source = Path(path).read_bytes() if path.endswith(".py") else None
+        return None if source is None else parsed(lambda: ast.parse(source))
     except (SyntaxError, ValueError):
         return None
 
