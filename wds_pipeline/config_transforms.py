@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import WithJsonSchema, model_validator
+from pydantic import WithJsonSchema, field_serializer, model_validator
 
 from wds_pipeline.config_values import Glob, Model
 
@@ -22,6 +22,11 @@ class TransformConfig(Model):
     """Raise it when results change for a reason that neither its module's code nor its parameters show."""
     keys: Glob | None = None
     """Only samples whose key matches this glob go through it."""
+
+    @field_serializer("parameters", when_used="json")
+    def _plain(self, parameters: dict[str, Any]) -> Any:
+        """YAML has sets, whose order is another in each process, and bytes, of which JSON has none."""
+        return _plain(parameters)
 
     @model_validator(mode="before")
     @classmethod
@@ -48,6 +53,18 @@ class TransformConfig(Model):
         if isinstance(options.get("version"), int | float):
             options["version"] = str(options["version"])
         return {"name": str(names[0]), "parameters": parameters or {}, **options}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, set | frozenset):
+        return sorted((_plain(each) for each in value), key=repr)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 Transforms = Annotated[

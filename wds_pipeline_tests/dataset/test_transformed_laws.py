@@ -213,7 +213,7 @@ def test_digests_are_the_same_in_each_process(tmp_path: Path) -> None:
         f"name = '{HERE}:mark'\n"
         "text = yaml.safe_load('{text: !!set {a, b, c, d, e, f}}')\n"
         "config = TransformConfig(name=name, parameters=text)\n"
-        "print(load([config], 'x')[0].digest, declared(config))\n"
+        "print(load([config], 'x')[0].digest, declared(config), config.model_dump(mode='json'))\n"
     )
     found = {
         subprocess.run(

@@ -134,6 +134,12 @@ class Proxy:
             enough = self._changed.wait_for(lambda: self._held - self._released >= count, PATIENCE)
             assert enough, f"waited {PATIENCE:.0f} s for {count} requests to be held"
 
+    @property
+    def held(self) -> int:
+        """How many are held that were not released."""
+        with self._changed:
+            return self._held - self._released
+
     # What the handlers of requests call.
 
     def arrive(self, request: Request) -> Fault:

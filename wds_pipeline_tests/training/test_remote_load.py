@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -50,11 +51,12 @@ def test_hundreds_of_requests(scattered: tuple[Proxy, Dataset, list[bytes]]) -> 
     for count in (4, 20, 100, 200):  # each answer lets four more begin
         proxy.wait_held(count)
         if count == 200:
+            time.sleep(0.3)  # a moment for one more, if there were any
+            assert proxy.held == 200
             proxy.remove(held)
         proxy.release()
     thread.join()
     assert found == captions
-    assert proxy.highest == 200
 
 
 def test_indexes_that_were_forgotten(scattered: tuple[Proxy, Dataset, list[bytes]]) -> None:
