@@ -25,6 +25,8 @@ class Source(ABC):
 
     storage: Storage | None = None
     keep: Storage | None = None
+    alone = True
+    """Whether all that is kept there is its own: what another part of a merge needs is not for it to tidy."""
     fetched = False
     """Whether the last scan fetched what was not there before: the listing's digest does not tell."""
 

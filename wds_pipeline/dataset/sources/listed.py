@@ -85,10 +85,8 @@ class ListedSource(Source):
         away = None
         if put is not None and put.used:
             rows_away = np.flatnonzero(table["kind"].to_numpy() == AWAY)
-            away = put.items(
-                ids_of(table["fingerprint"].take(pa.array(rows_away))),
-                self.config.retention.days * DAY,
-            )
+            used = ids_of(table["fingerprint"].take(pa.array(rows_away)))
+            away = put.items(used if self.alone else None, self.config.retention.days * DAY)
         keeper = len(self.bases)
         found = settled(table, rows, ids, items, declared.details, keeper, away)
         self._warn(found)
@@ -141,7 +139,8 @@ class ListedSource(Source):
             counts = self.fetch(table, missing, kept, progress)
             self.fetched = counts[OK] > 0
             items = kept.load()
-        return tidy_kept(kept, items, ids, self.config.retention.days * DAY)
+        used = ids if self.alone else None
+        return tidy_kept(kept, items, used, self.config.retention.days * DAY)
 
     def _warn(self, found: Settled) -> None:
         one, several = self.fetches

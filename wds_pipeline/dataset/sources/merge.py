@@ -66,7 +66,7 @@ class MergeSource(Source):
         ConfigError, DataError."""
         listings: dict[str, Listing] = {}
         for label, part in self.parts.items():
-            part.keep = self.keep
+            part.keep, part.alone = self.keep, False
             with self._named(label):
                 listings[label] = part.scan(progress)
         self.fetched = any(part.fetched for part in self.parts.values())

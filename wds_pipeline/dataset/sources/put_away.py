@@ -45,9 +45,8 @@ class PutAway:
                     Fetched(name, "", OK, io.BytesIO(data), data.size, CONTENT + name)
                 )
 
-    def items(self, used: pa.Array, seconds: float) -> Items:
-        """All that is there, when the last is written; what is not among the `used` ids goes after so many
-        seconds. Raises DestinationError."""
+    def items(self, used: pa.Array | None, seconds: float) -> Items:
+        """All that is there, when the last is written, after `tidy_kept`. Raises DestinationError."""
         self._batches.close()
         items = self._kept.load()
         return tidy_kept(self._kept, items, used, seconds) if self._writes else items

@@ -181,7 +181,7 @@ class TarsSource(Source):
         ]
         for job, each in self._run(jobs, progress):
             found[job.kept] = each
-        if keep is not None and jobs:
+        if keep is not None and jobs and self.alone:
             tidy(keep, _KEPT, {each.kept for each in tars})
         return [found[each.kept] for each in tars]
 

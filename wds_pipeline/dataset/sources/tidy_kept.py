@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import math
 import time
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wds_pipeline.dataset.sources.kept import OK, TABLE, TAR, Batches, Fetched, Items, Kept
+from wds_pipeline.dataset.tar import BLOCK, padding
 from wds_pipeline.errors import DestinationError, SourceChanged
 from wds_pipeline.storage import TEMPORARY, FileInfo
 
@@ -18,15 +21,15 @@ _GRACE_SECONDS = DAY  # another build may be about to read it
 _WORTH_KEEPING = 0.5  # of a tar's bytes
 
 
-def tidy_kept(kept: Kept, items: Items, used: pa.Array, seconds: float) -> Items:
-    """`used` are the ids that the source has now. What it has no more stays for so many seconds, a day at
-    least: rows come back. Returns what is kept then."""
+def tidy_kept(kept: Kept, items: Items, used: pa.Array | None, seconds: float) -> Items:
+    """`used` are the ids that the source has now; None if others keep theirs there too, and all must stay.
+    What it has no more stays for so many seconds, a day at least: rows come back. Returns what is left."""
     now = time.time()
-    old = max(seconds, _GRACE_SECONDS)
+    old = math.inf if used is None else max(seconds, _GRACE_SECONDS)
     files = {file.path: file for file in kept.files()}
     numbers = {part.removesuffix(TAR) + TABLE: n for n, part in enumerate(items.parts)}
     latest = set(pc.unique(items.rows["part"]).to_pylist())
-    rows = items.rows.filter(pc.is_in(items.rows["id"], used))
+    rows = items.rows if used is None else items.rows.filter(pc.is_in(items.rows["id"], used))
     needed = set(pc.unique(rows["part"]).to_pylist())
     moved = False
 
@@ -61,8 +64,8 @@ def tidy_kept(kept: Kept, items: Items, used: pa.Array, seconds: float) -> Items
 
 def _move(kept: Kept, table: str, tar: FileInfo, part: pa.Table) -> bool:
     """Writes these items of a batch into a new one, if they are a small part of it."""
-    size = pc.sum(part["bytes"]).as_py() or 0
-    if size >= _WORTH_KEEPING * tar.size:
+    sizes = part["bytes"].drop_null().to_numpy()
+    if int(np.sum(BLOCK + sizes + padding(sizes))) >= _WORTH_KEEPING * tar.size:
         return False
     status = pq.read_table(pa.BufferReader(kept.storage.read(table)))
     status = status.filter(pc.is_in(status["id"], part["id"].combine_chunks()))

@@ -181,7 +181,7 @@ class VersionSource(Source):
                 if progress is not None:
                     progress("scan", len(parts), len(shards))
         self._check_known(manifest, parts)
-        if self.keep is not None and self._kept:
+        if self.keep is not None and self._kept and self.alone:
             tidy(self.keep, _KEPT, self._kept)
         counts = np.array([len(part) for part in parts], np.int64)
         files = pa.table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,30 @@ def expected(parts: tuple[Project, Path, Path]) -> dict[str, dict[str, bytes]]:
     found = {f"pictures/{key}": fields for key, fields in parts[0].published().items()}
     found |= {f"texts/b/{n}": {"txt": f"text {n}".encode()} for n in range(8)}
     return found | {f"rows/{n}": {"txt": f"row {n}".encode()} for n in range(5)}
+
+
+def test_parts_leave_each_others_downloads_alone(tmp_path: Path) -> None:
+    """What one part does not know of is another's: it stays, however old it is."""
+    log = tmp_path / "log"
+    listed = []
+    for label in "ab":
+        path = tmp_path / f"{label}.txt"
+        path.write_text(f"x.txt pipe:echo {label} | tee -a {log}\n")
+        listed.append({"label": label, "recipe": {"url": str(path), "allow_pipe": True}})
+        tar = tmp_path / f"{label}.tar"
+        tar.write_bytes(make([(f"{label}.txt", label.encode())]))
+        listed.append({"label": f"tar{label}", "shards": str(tar)})
+    project = of_source(tmp_path / "out", {"merge": {"parts": listed}}, retention={"days": 0})
+    project.build()
+    kept = sorted(project.destination.glob("sources/*/*"))
+    assert {path.parent.name for path in kept} == {"pipes", "tars"} and len(kept) == 6
+    for path in kept:
+        os.utime(path, (0, 0))
+    (tmp_path / "a.tar").write_bytes(make([("a.txt", b"edited")]))
+    project.build()
+    assert set(kept) <= set(project.destination.glob("sources/*/*"))
+    assert sorted(log.read_text().split()) == ["a", "b"]
+    assert project.published()["b/x"] == {"txt": b"b\n"}
 
 
 def test_all_parts_below_their_labels(parts: tuple[Project, Path, Path], tmp_path: Path) -> None:

@@ -98,6 +98,24 @@ def test_what_is_not_asked_for_goes_after_its_time(kept: Kept) -> None:
     assert names_of(kept) == {"e", "f", "g", "h", "i"}, "half of a tar is worth keeping"
 
 
+def test_small_items_are_not_moved_again_and_again(kept: Kept) -> None:
+    with Batches(kept) as batches:
+        for n in range(20):
+            batches.add(Fetched(f"{n}", "", OK, io.BytesIO(b"x"), 1, "content:x"))
+    age(kept, 99)
+    before = {file.path for file in kept.files()}
+    used = pa.array([f"{n}" for n in range(20)], pa.string())
+    tidy_kept(kept, kept.load(), used, DAY)
+    assert {file.path for file in kept.files()} == before
+
+
+def test_what_others_keep_there_too_stays(kept: Kept) -> None:
+    fetch(kept, "abc")
+    age(kept, 99)
+    tidy_kept(kept, kept.load(), None, 0)
+    assert names_of(kept) == set("abc")
+
+
 def test_a_day_at_least(kept: Kept) -> None:
     fetch(kept, "a")
     age(kept, 0.9)
